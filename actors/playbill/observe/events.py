@@ -1,0 +1,55 @@
+"""Names of log events: what is searched for in logs, so they never change and never carry values."""
+
+from __future__ import annotations
+
+from typing import Final
+
+JOB_ENQUEUED: Final = "job.enqueued"
+JOB_STARTED: Final = "job.started"
+JOB_COMPLETED: Final = "job.completed"
+JOB_FAILED: Final = "job.failed"
+JOB_RETRYING: Final = "job.retrying"
+JOB_RELEASED: Final = "job.released"
+JOB_CANCELLED: Final = "job.cancelled"
+JOB_FENCE_LOST: Final = "job.fence_lost"
+JOB_TIME_LIMIT: Final = "job.time_limit"
+JOB_UNKNOWN_ACTOR: Final = "job.unknown_actor"
+JOB_ADOPTED: Final = "job.adopted"
+JOB_PARKED: Final = "job.parked"
+JOB_RESCUED: Final = "job.rescued"
+JOB_POISONED: Final = "job.poisoned"
+JOB_INTERRUPTED: Final = "job.interrupted"
+
+WORKER_STARTED: Final = "worker.started"
+WORKER_STOPPED: Final = "worker.stopped"
+WORKER_DRAINING: Final = "worker.draining"
+WORKER_LEASE_LOST: Final = "worker.lease_lost"
+WORKER_THREAD_DIED: Final = "worker.thread_died"
+WORKER_RECYCLED: Final = "worker.recycled"
+WORKER_PROCESS_ENDED: Final = "worker.process_ended"
+
+STORE_UNAVAILABLE: Final = "store.unavailable"
+STORE_AVAILABLE: Final = "store.available"
+STORE_ERROR: Final = "store.error"
+
+BROKER_CONNECTED: Final = "broker.connected"
+BROKER_DISCONNECTED: Final = "broker.disconnected"
+BROKER_BLOCKED: Final = "broker.blocked"
+BROKER_UNBLOCKED: Final = "broker.unblocked"
+PUBLISH_DROPPED: Final = "publish.dropped"
+
+SCHEDULER_STARTED: Final = "scheduler.started"
+SCHEDULER_STOPPED: Final = "scheduler.stopped"
+SCHEDULER_TASK_FAILED: Final = "scheduler.task_failed"
+SCHEDULER_FROZEN: Final = "scheduler.frozen"
+LEADER_ELECTED: Final = "leader.elected"
+LEADER_LOST: Final = "leader.lost"
+LEADER_RESIGNED: Final = "leader.resigned"
+JOBS_RELEASED: Final = "jobs.released"
+JOBS_RELAYED: Final = "jobs.relayed"
+JOBS_MISSING: Final = "jobs.missing_republished"
+JOBS_EXPIRED: Final = "jobs.expired"
+JOBS_PURGED: Final = "jobs.purged"
+
+HEALTH_SERVING: Final = "health.serving"
+HEALTH_CHECK_FAILED: Final = "health.check_failed"

@@ -1,0 +1,83 @@
+"""Fixtures for all tests: the real services of `make services`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+
+import pika
+import pika.exceptions
+import pytest
+
+from tools import services
+
+# Taken out of the environment: Playbill refuses settings that it does not know, and so would each process we start.
+_GIVEN = {name: os.environ.pop(variable, "") for name, variable in services.VARIABLES.items()}
+_HINT = {"rabbitmq4": " (python tools/services.py start --debian13)"}
+
+
+def service_url(name: str) -> str:
+    """URL of a service; skips the test where it is missing, fails it in CI."""
+    found = _GIVEN[name] or services.urls().get(services.VARIABLES[name])
+    if found:
+        return found
+    message = f"{name} is not running; start it with: make services{_HINT.get(name, '')}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    """SQLAlchemy URL of a PostgreSQL superuser."""
+    return service_url("postgres")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    """URL of the RabbitMQ that the machine's Debian packages."""
+    return service_url("rabbitmq")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq4_url() -> str:
+    """URL of RabbitMQ 4.0."""
+    return service_url("rabbitmq4")
+
+
+@pytest.fixture(scope="session", params=["rabbitmq", "rabbitmq4"])
+def any_rabbitmq_url(request: pytest.FixtureRequest) -> str:
+    """URL of each RabbitMQ version in turn."""
+    return service_url(request.param)
+
+
+@pytest.fixture
+def queue_prefix() -> str:
+    """Begins the names of this test's queues; a virtual host for each would cost a second."""
+    return f"t{secrets.token_hex(5)}"
+
+
+def _delete_queues(url: str, *names: str) -> None:
+    with contextlib.suppress(pika.exceptions.AMQPError):  # the test may have left no broker behind
+        connection = pika.BlockingConnection(pika.URLParameters(url))
+        with contextlib.closing(connection):
+            channel = connection.channel()
+            for name in names:
+                for suffix in ("", ".parked", ".DQ", ".XQ"):
+                    channel.queue_delete(name + suffix)
+
+
+@pytest.fixture
+def fresh_queue(rabbitmq_url: str, queue_prefix: str) -> Iterator[str]:
+    """A queue name of this test's own; what it left on RabbitMQ goes at the end."""
+    yield queue_prefix
+    _delete_queues(rabbitmq_url, queue_prefix)
+
+
+@pytest.fixture
+def any_fresh_queue(any_rabbitmq_url: str, queue_prefix: str) -> Iterator[str]:
+    """The same on the RabbitMQ of ``any_rabbitmq_url``."""
+    yield queue_prefix
+    _delete_queues(any_rabbitmq_url, queue_prefix)
