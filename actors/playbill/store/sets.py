@@ -1,0 +1,53 @@
+"""Small pieces of SQL that differ by dialect: membership in a list, rows locked in the one order, upserts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql.elements import ColumnElement
+
+from playbill.store.engine import Database
+
+
+def among(database: Database, column: ColumnElement[Any], values: Sequence[str]) -> ColumnElement[bool]:
+    """``column`` is one of ``values``: one parameter, however many they are."""
+    if database.on_postgres:
+        return column == sa.any_(sa.cast(sa.literal(list(values), ARRAY(sa.Text)), ARRAY(sa.Text)))
+    listed = sa.func.json_each(json.dumps(list(values))).table_valued("value")
+    return column.in_(sa.select(listed.c.value))
+
+
+def text_array(values: Iterable[str | None]) -> str:
+    """A PostgreSQL array literal of texts, for ``CAST(:name AS text[])``.
+
+    Several times faster than the driver's own lists, which are escaped by a regular expression for each element.
+    """
+    return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"
+
+
+def number_array(values: Iterable[float | None]) -> str:
+    """A PostgreSQL array literal of numbers."""
+    return "{" + ",".join(["NULL" if value is None else repr(value) for value in values]) + "}"
+
+
+def bytes_array(values: Iterable[bytes]) -> str:
+    """A PostgreSQL array literal of bytea in hexadecimal."""
+    return "{" + ",".join([f'"\\\\x{value.hex()}"' for value in values]) + "}"
+
+
+def _quoted(value: str) -> str:
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
+
+
+def locked_rows(statement: sa.Select[Any], table: sa.Table, *, skip_locked: bool = False) -> sa.Select[Any]:
+    """The rows of ``table``, locked in the order of their ids: the one order that keeps bulk writes from deadlocks.
+
+    SQLite has one writer and ignores the lock.
+    """
+    return statement.order_by(table.c.id).with_for_update(of=table, skip_locked=skip_locked)
