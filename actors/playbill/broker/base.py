@@ -1,0 +1,334 @@
+"""The Dramatiq broker of Playbill: actors bound to it are tracked, plain ``.send()`` included.
+
+It writes each job to the store first; with RabbitMQ it then hands the message to the publisher. Consuming is the
+worker's business: ``playbill.worker`` gives the broker its consumers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+from dramatiq.errors import QueueJoinTimeout, QueueNotFound
+from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Pipelines, ShutdownNotifications
+from dramatiq.results import Results
+
+from playbill.broker.group_commit import GroupCommit
+from playbill.broker.middleware import (
+    CallbacksMiddleware,
+    GroupCallbacksMiddleware,
+    StoreResults,
+    TrackingMiddleware,
+    VerdictMiddleware,
+    collecting,
+    refuse_replaced,
+)
+from playbill.broker.new_job import EnqueueOptions, build_job
+from playbill.broker.port import Outgoing, Publisher
+from playbill.context import running_job
+from playbill.errors import ConfigurationError, InvalidInputError, PlaybillError
+from playbill.store.port import Handover, Inserted, JobFilter, NewJob, Store
+
+if TYPE_CHECKING:
+    from playbill.settings import Settings
+
+#: Makes the consumer of a queue: (queue, prefetch, timeout in ms).
+ConsumerFactory = Callable[[str, int, int], dramatiq.Consumer]
+
+_brokers: weakref.WeakSet[PlaybillBroker] = weakref.WeakSet()
+
+
+class BlockingEnqueueWarning(RuntimeWarning):
+    """``.send()`` was called inside a running event loop, which it blocks for a commit; await ``aenqueue``."""
+
+
+class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
+    """Tracks every message as a job.
+
+    Args:
+        store: Where jobs are kept.
+        settings: Limits and intervals.
+        make_publisher: Makes the RabbitMQ publisher at first use; None where workers claim from the store.
+        middleware: The user's own, added after Playbill's.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        make_publisher: Callable[[], Publisher] | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self._make_publisher = make_publisher
+        self._publisher: Publisher | None = None
+        self._consumers: ConsumerFactory | None = None
+        self._hooks_by_name: dict[str, tuple[int, list[tuple[Middleware, Callable[..., None]]]]] = {}
+        self._reset_threads()
+        super().__init__(
+            middleware=[
+                TrackingMiddleware(),
+                AsyncIO(),
+                ShutdownNotifications(),
+                CallbacksMiddleware(),
+                Pipelines(),
+                GroupCallbacksMiddleware(store),
+                Results(backend=StoreResults(store), store_results=True),
+                VerdictMiddleware(),
+            ]
+        )
+        self.queues: set[str] = set()
+        for item in middleware:
+            self.add_middleware(item)
+        _brokers.add(self)
+
+    def _reset_threads(self) -> None:
+        """Locks and threads belong to one process: made anew after a fork."""
+        self._publisher = None
+        self._lock = threading.Lock()
+        self._group_commit: GroupCommit[NewJob, Inserted] = GroupCommit(self._store_and_publish)
+
+    @property
+    def handover(self) -> Handover:
+        """How due jobs reach workers here."""
+        return Handover.BROKER if self._make_publisher is not None else Handover.STORE
+
+    @property
+    def publisher(self) -> Publisher | None:
+        """The publisher, started at first use; None without RabbitMQ."""
+        if self._publisher is None and self._make_publisher is not None:
+            with self._lock:
+                if self._publisher is None:
+                    self._publisher = self._make_publisher()
+        return self._publisher
+
+    # -- Dramatiq's side: signals ---------------------------------------------------------------------------------
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """Call the middleware that implements ``before_<signal>``, and no other: four signals a job add up."""
+        for middleware, hook in self._hooks("before_" + signal):
+            try:
+                hook(self, *args, **kwargs)
+            except MiddlewareError:
+                raise
+            except Exception:  # as in Dramatiq: a middleware's failure is logged and the others go on
+                self.logger.critical("Unexpected failure in before_%s of %r.", signal, middleware, exc_info=True)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """Call the middleware that implements ``after_<signal>``, last one first."""
+        for middleware, hook in reversed(self._hooks("after_" + signal)):
+            try:
+                hook(self, *args, **kwargs)
+            except Exception:  # as in Dramatiq: a middleware's failure is logged and the others go on
+                self.logger.critical("Unexpected failure in after_%s of %r.", signal, middleware, exc_info=True)
+
+    def _hooks(self, name: str) -> list[tuple[Middleware, Callable[..., None]]]:
+        found = self._hooks_by_name.get(name)
+        if found is None or found[0] != len(self.middleware):
+            no_op = getattr(Middleware, name, None)
+            hooks = [
+                (middleware, getattr(middleware, name))
+                for middleware in self.middleware
+                if getattr(type(middleware), name, None) is not no_op or name in vars(middleware)
+            ]
+            found = self._hooks_by_name[name] = (len(self.middleware), hooks)
+        return found[1]
+
+    # -- Dramatiq's side -----------------------------------------------------------------------------------------
+    def add_middleware(self, middleware: Middleware, **kwargs: Any) -> None:
+        """Add a middleware; those that Playbill replaces are refused."""
+        refuse_replaced(middleware)
+        self._hooks_by_name.clear()
+        super().add_middleware(middleware, **kwargs)
+        self._hooks_by_name.clear()
+
+    def get_declared_queues(self) -> set[str]:
+        """Names of the queues of all actors declared here."""
+        return self.queues.copy()
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Note a queue; it is made on the server when something is published to it or consumed from it."""
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
+        """Declare an actor; its function will run under the deadlines of its attempt."""
+        actor.fn = _guarded(actor.fn)
+        self.emit_before("declare_actor", actor)
+        self.declare_queue(actor.queue_name)
+        self.actors[actor.actor_name] = actor
+        self.emit_after("declare_actor", actor)
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        """Store a message as a job and hand it to the broker: what ``.send()`` calls.
+
+        Args:
+            message: The message; unknown queues and actors are refused outside of jobs.
+            delay: Shortest time until it may run, ms.
+
+        Raises:
+            InvalidInputError: The message cannot be accepted; nothing was written.
+            StoreUnavailableError: The store cannot be reached; nothing was written.
+        """
+        gathered = collecting()
+        if gathered is not None:
+            return self._enqueue_with_finish(message, delay, gathered)
+        warn_if_loop_runs()
+        options = EnqueueOptions(delay_s=delay / 1000) if delay is not None else EnqueueOptions()
+        self.emit_before("enqueue", message, delay)
+        job = self.build(message, options)
+        self.commit([job])
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def _enqueue_with_finish(
+        self, message: dramatiq.Message[Any], delay: int | None, gathered: list[Any]
+    ) -> dramatiq.Message[Any]:
+        """Post-processing enqueues: the follow-up commits with the finish of the job that caused it."""
+        context = running_job()
+        options = EnqueueOptions(delay_s=(delay or 0) / 1000, tenant=context.tenant if context else "")
+        try:
+            gathered.append(build_job(self, message, options))
+        except PlaybillError as error:
+            # Dramatiq swallows what post-processing raises: the finish fails the job with it instead.
+            gathered.append(error)
+        return message
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 1000) -> dramatiq.Consumer:
+        """The worker's consumer of a queue."""
+        if self._consumers is None:
+            raise ConfigurationError("this process is no Playbill worker: run jobs with `playbill worker`")
+        if queue_name not in self.queues:
+            raise QueueNotFound(queue_name)
+        return self._consumers(queue_name, prefetch, timeout)
+
+    def serve_consumers(self, factory: ConsumerFactory | None) -> None:
+        """Give the broker its consumers (called by the worker)."""
+        self._consumers = factory
+
+    def flush(self, queue_name: str) -> None:
+        """Cancel all waiting jobs of a queue (meant for tests)."""
+        from playbill.policy.states import WAITING
+
+        where = JobFilter(queue=queue_name, statuses=tuple(sorted(WAITING)))
+        while rows := self.store.find(where, limit=1000):
+            self.store.cancel([row.id for row in rows])
+
+    def flush_all(self) -> None:
+        """Cancel all waiting jobs of all declared queues (meant for tests)."""
+        for queue_name in sorted(self.queues):
+            self.flush(queue_name)
+
+    def join(self, queue_name: str, *, timeout: int | None = None) -> None:
+        """Wait until a queue has no live job (meant for tests).
+
+        Raises:
+            QueueNotFound: No actor of this queue is declared.
+            QueueJoinTimeout: ``timeout`` ms have passed.
+        """
+        if queue_name not in self.queues:
+            raise QueueNotFound(queue_name)
+        deadline = None if timeout is None else time.monotonic() + timeout / 1000
+        pause_s = 0.005
+        while self._is_live(queue_name):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise QueueJoinTimeout(f"queue {queue_name} still has live jobs after {timeout} ms")
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.1)
+
+    def _is_live(self, queue_name: str) -> bool:
+        from playbill.policy.states import TERMINAL, JobStatus
+
+        live = tuple(sorted(set(JobStatus) - TERMINAL))
+        return bool(self.store.find(JobFilter(queue=queue_name, statuses=live), limit=1))
+
+    def close(self) -> None:
+        """Flush what is published, then close publisher and store connections."""
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.close()
+        self.store.close()
+
+    # -- Playbill's side -----------------------------------------------------------------------------------------
+    def build(self, message: dramatiq.Message[Any], options: EnqueueOptions) -> NewJob:
+        """A job to insert, checked.
+
+        Raises:
+            InvalidInputError: Unknown actor or queue, or what ``build_job`` refuses.
+        """
+        if message.actor_name not in self.actors:
+            raise InvalidInputError(
+                "actor", f"{message.actor_name!r} is not declared here; import the module that defines it"
+            )
+        if message.queue_name not in self.queues:
+            raise InvalidInputError(
+                "queue", f"{message.queue_name!r} has no actor here; declared queues: {', '.join(sorted(self.queues))}"
+            )
+        return build_job(self, message, options)
+
+    def commit(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+        """Insert jobs, together with what other threads enqueue meanwhile, and publish what is due."""
+        return self._group_commit.submit(jobs)
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Hand messages to the publisher, if there is one."""
+        publisher = self.publisher
+        if publisher is not None and messages:
+            publisher.publish(messages)
+
+    def _store_and_publish(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+        inserted = self.store.insert(jobs, handover=self.handover, relay_after_s=self.settings.relay_after_s)
+        self.publish(
+            [
+                Outgoing(answer.id, answer.epoch, job.queue, job.message)
+                for job, answer in zip(jobs, inserted, strict=True)
+                if answer.publish
+            ]
+        )
+        return inserted
+
+
+def warn_if_loop_runs() -> None:
+    """Warn where a blocking enqueue would block a running event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    warnings.warn(
+        "a blocking enqueue inside a running event loop blocks it for a commit: use `await playbill.aenqueue(...)`",
+        BlockingEnqueueWarning,
+        stacklevel=4,
+    )
+
+
+def _guarded(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Run the function under its attempt's deadlines, so that none can fire outside of it."""
+
+    @functools.wraps(fn)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        context = running_job()
+        if context is None or context.guard is None:
+            return fn(*args, **kwargs)
+        guard, context.guard = context.guard, None  # a nested call of another actor is a plain call
+        return guard(fn, args, kwargs)
+
+    return guarded
+
+
+def _after_fork() -> None:
+    for broker in list(_brokers):
+        broker._reset_threads()  # noqa: SLF001 - the same module
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,222 @@
+"""Playbill's own middleware: the verdict on an attempt, and what hangs on it.
+
+They act only on messages that carry an ``attempt`` (put there by the worker), so a producer has the same middleware,
+hence the same actor options, and pays nothing. After a message they run in reverse order: ``VerdictMiddleware`` (last
+in the list) decides first, callbacks and pipelines see the verdict, ``TrackingMiddleware`` (first) collects it all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import dramatiq
+from dramatiq.middleware import Callbacks, GroupCallbacks, Middleware
+from dramatiq.results import ResultBackend
+
+from playbill.context import running_job
+from playbill.errors import ConfigurationError
+from playbill.store.port import ErrorRecord, Store
+
+
+class AttemptHooks(Protocol):
+    """What the middleware asks of an attempt; the worker's ``Attempt`` does it."""
+
+    final_failure: bool
+    completed: bool
+    retries_exhausted: bool
+
+    def begin(self) -> None:
+        """The message is about to run; raises SkipMessage where it is too old."""
+
+    @property
+    def error(self) -> ErrorRecord | None:
+        """Why it failed."""
+
+    def judge(self, result: Any, exception: BaseException | None) -> None:
+        """Decide what becomes of the job."""
+
+    def conclude(self) -> None:
+        """All post-processing is done."""
+
+    def skipped(self) -> None:
+        """Some middleware skipped the message."""
+
+
+def attempt_of(message: Any) -> AttemptHooks | None:
+    """The attempt that a worker's message carries, or None for a plain message."""
+    attempt: AttemptHooks | None = message.__dict__.get("attempt")
+    return attempt
+
+
+class TrackingMiddleware(Middleware):  # type: ignore[misc, unused-ignore]
+    """First in the list: begins attempts and, after all others, concludes them."""
+
+    def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:  # noqa: ARG002
+        """Begin the attempt."""
+        if (attempt := attempt_of(message)) is not None:
+            attempt.begin()
+
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,  # noqa: ARG002
+        message: Any,
+        *,
+        result: Any = None,  # noqa: ARG002
+        exception: BaseException | None = None,  # noqa: ARG002
+    ) -> None:
+        """Conclude the attempt."""
+        if (attempt := attempt_of(message)) is not None:
+            attempt.conclude()
+
+    def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:  # noqa: ARG002
+        """Conclude an attempt that was skipped."""
+        if (attempt := attempt_of(message)) is not None:
+            attempt.skipped()
+
+
+class VerdictMiddleware(Middleware):  # type: ignore[misc, unused-ignore]
+    """Last in the list: decides about retry and failure. Takes the place of Dramatiq's Retries, TimeLimit, AgeLimit."""
+
+    @property
+    def actor_options(self) -> set[str]:
+        """Options of the middleware it replaces, honoured here, and Playbill's own."""
+        return {
+            "max_retries",
+            "min_backoff",
+            "max_backoff",
+            "retry_when",
+            "throws",
+            "on_retry_exhausted",
+            "time_limit",
+            "max_age",
+            "sensitive",
+        }
+
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,  # noqa: ARG002
+        message: Any,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Judge the attempt; a message whose job fails for good is marked failed."""
+        if (attempt := attempt_of(message)) is not None:
+            attempt.judge(result, exception)
+            if attempt.final_failure:
+                message.fail()
+
+
+class CallbacksMiddleware(Callbacks):  # type: ignore[misc, unused-ignore]
+    """``on_success`` when the job completes, ``on_failure`` and ``on_retry_exhausted`` once, at the last verdict."""
+
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,
+        message: Any,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Enqueue the callback that fits the verdict, if one is named."""
+        attempt = attempt_of(message)
+        if attempt is None:
+            super().after_process_message(broker, message, result=result, exception=exception)
+            return
+        if attempt.completed:
+            self._send(broker, message, "on_success", result)
+        elif attempt.final_failure:
+            error = attempt.error
+            cause = {"type": error.type, "message": error.message} if error else {"type": "Unknown", "message": ""}
+            self._send(broker, message, "on_failure", cause)
+            if attempt.retries_exhausted:
+                retries = message.options.get("retries", 0)
+                self._send(broker, message, "on_retry_exhausted", {"retries": retries, "max_retries": retries})
+
+    @staticmethod
+    def _send(broker: dramatiq.Broker, message: Any, option: str, value: Any) -> None:
+        name = message.options.get(option) or broker.get_actor(message.actor_name).options.get(option)
+        if name:
+            name = getattr(name, "actor_name", name)
+            broker.get_actor(name).send(message.asdict(), value)
+
+
+class _GroupBackend:
+    """The part of a rate limiter backend that ``group.run`` uses: it opens a group in the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add(self, key: str, value: int, ttl: int) -> bool:
+        """Open a group of ``value`` members that is forgotten after ``ttl`` ms."""
+        self._store.open_group(key, size=value, ttl_s=ttl / 1000)
+        return True
+
+
+class GroupCallbacksMiddleware(GroupCallbacks):  # type: ignore[misc, unused-ignore]
+    """Completion callbacks of groups: counted and enqueued in the transaction that finishes the last member."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(_GroupBackend(store))  # type: ignore[arg-type, unused-ignore]
+
+    def after_process_message(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the finish of a member carries its group (see the worker's attempt)."""
+
+
+class StoreResults(ResultBackend):  # type: ignore[misc, unused-ignore]
+    """Lets ``message.get_result()`` read results from the store, where every finished job keeps its own."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._jobs = store
+
+    def build_message_key(self, message: Any) -> str:
+        """The job's id: the store needs no other key."""
+        return str(message.message_id)
+
+    def _get(self, message_key: str) -> Any:
+        import json
+
+        from dramatiq.results.backend import Missing
+        from dramatiq.results.result import wrap_exception
+
+        from playbill.policy.states import JobStatus
+
+        row = self._jobs.get(message_key)
+        if row is None or not row.status.is_terminal:
+            return Missing
+        if row.status is JobStatus.COMPLETED:
+            return json.loads(row.result) if row.result is not None else None
+        error = row.error
+        wrapped = wrap_exception(Exception(error.message if error else str(row.status)))
+        if error:
+            wrapped["exn"]["type"] = error.type
+        return wrapped
+
+    def store_result(self, message: Any, result: Any, ttl: int) -> None:
+        """Nothing: the finish stores it."""
+
+    def store_exception(self, message: Any, exception: BaseException, ttl: int) -> None:
+        """Nothing: the finish stores it."""
+
+
+def refuse_replaced(middleware: Middleware) -> None:
+    """Refuse Dramatiq's middleware that would act a second time beside Playbill's.
+
+    Raises:
+        ConfigurationError: It is Retries, TimeLimit or AgeLimit.
+    """
+    from dramatiq.middleware import AgeLimit, Retries, TimeLimit
+
+    if isinstance(middleware, (AgeLimit, Retries, TimeLimit)):
+        name = type(middleware).__name__
+        raise ConfigurationError(
+            f"middleware {name}: Playbill does its work itself and honours its actor options; do not add it, "
+            "set defaults in the JobQueue instead"
+        )
+
+
+def collecting() -> list[Any] | None:
+    """Where enqueues of a job's post-processing are gathered, or None outside of it."""
+    context = running_job()
+    return context.follow_ups if context is not None else None

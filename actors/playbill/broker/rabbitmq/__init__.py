@@ -1,0 +1,1 @@
+"""RabbitMQ: topology, publisher and intake on pika."""

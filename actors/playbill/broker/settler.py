@@ -1,0 +1,85 @@
+"""Removes the outbox rows of messages that the broker has confirmed, in groups, off everybody's path.
+
+Losing a group is harmless: the relay publishes those jobs once more and the claim's fence drops the duplicates.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from playbill.errors import StoreError
+
+if TYPE_CHECKING:
+    from playbill.store.port import Store
+
+_INTERVAL_S = 0.1
+_MAX_BATCH = 2_000
+_MAX_KEPT = 50_000
+
+log = structlog.get_logger(__name__)
+
+
+class OutboxSettler:
+    """Gathers confirmed ids for up to 100 ms and deletes their outbox rows.
+
+    Args:
+        store: Where the outbox is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._condition = threading.Condition()
+        self._confirmed: list[str] = []
+        self._busy = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def confirmed(self, ids: Sequence[str]) -> None:
+        """Note confirmed ids; returns at once, callable from any thread."""
+        with self._condition:
+            if len(self._confirmed) < _MAX_KEPT:
+                self._confirmed.extend(ids)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="playbill-settler", daemon=True)
+                self._thread.start()
+            self._condition.notify_all()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Settle what is left, for at most ``timeout_s``, and stop."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._confirmed or self._closing)
+                if not self._closing:
+                    # More confirms follow closely: one delete for all of them.
+                    self._condition.wait_for(
+                        lambda: self._closing or len(self._confirmed) >= _MAX_BATCH, timeout=_INTERVAL_S
+                    )
+                batch, self._confirmed = self._confirmed[:_MAX_BATCH], self._confirmed[_MAX_BATCH:]
+                if not batch:
+                    return
+            try:
+                self._store.settle(batch)
+            except StoreError as error:
+                log.warning("outbox.settle_failed", ids=len(batch), error=str(error))
+                if not self._wait_for_store(batch):
+                    return
+
+    def _wait_for_store(self, batch: list[str]) -> bool:
+        with self._condition:
+            if self._closing:
+                return False
+            self._confirmed = [*batch, *self._confirmed][:_MAX_KEPT]
+            self._condition.wait_for(lambda: self._closing, timeout=1.0)
+            return True
