@@ -1,0 +1,73 @@
+"""Exceptions raised in a running actor from outside, and the guard that keeps them inside of it.
+
+``PyThreadState_SetAsyncExc`` only sets a flag: the exception appears at some later bytecode, which may be one of
+Dramatiq's own loop, where it would kill the thread. So an exception is only ever set while the actor's function runs,
+and what is still pending when that returns is cleared under the same lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dramatiq.middleware import Interrupt, raise_thread_exception
+
+
+class CancelInterrupt(Interrupt):  # type: ignore[misc, unused-ignore]
+    """The job was cancelled and reached no checkpoint within ``cancel_grace_s``."""
+
+
+class LeaseLostInterrupt(Interrupt):  # type: ignore[misc, unused-ignore]
+    """The worker lost its lease: others run this job now."""
+
+
+class InterruptGuard:
+    """Runs one function in the current thread, interruptible from others."""
+
+    __slots__ = ("_fired", "_lock", "_thread_id")
+
+    def __init__(self) -> None:
+        # Re-entrant: an interrupt may leave `with` between taking the lock and entering the block.
+        self._lock = threading.RLock()
+        self._thread_id: int | None = None
+        self._fired = False
+
+    def run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call the function; interrupts end with it."""
+        self._thread_id = threading.get_ident()
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            self._close()
+
+    def interrupt(self, kind: type[Interrupt]) -> bool:
+        """Raise ``kind`` in the function, once.
+
+        Returns:
+            False where the function does not run (any more), or was interrupted before.
+        """
+        # Never wait: if the lock is held, the function has just returned.
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._thread_id is None or self._fired:
+                return False
+            self._fired = True
+            raise_thread_exception(self._thread_id, kind)
+            return True
+        finally:
+            self._lock.release()
+
+    def _close(self) -> None:
+        while True:
+            try:
+                with self._lock:
+                    thread_id, self._thread_id = self._thread_id, None
+                    if self._fired and thread_id is not None:
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), None)
+            except Interrupt:
+                # It came after the function had returned: what was done is done. Its flag is clear now.
+                continue
+            return

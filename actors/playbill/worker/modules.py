@@ -1,0 +1,49 @@
+"""Imports the modules that define actors, and makes sure that their actors are Playbill's."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import dramatiq
+
+from playbill.broker.base import PlaybillBroker
+from playbill.errors import ConfigurationError
+
+
+def load_actors(modules: Sequence[str], broker: PlaybillBroker) -> None:
+    """Import modules; the working directory is on the path, as with ``python -m``.
+
+    Args:
+        modules: Dotted names.
+        broker: The configured broker.
+
+    Raises:
+        ConfigurationError: A module does not import, defines no actor at all, or binds its actors to another broker.
+    """
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds strings
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ConfigurationError(f"module {name}: cannot be imported: {type(error).__name__}: {error}") from error
+    strangers = [actor for name in modules for actor in _actors_of(name) if actor.broker is not broker]
+    if strangers:
+        names = ", ".join(sorted(actor.actor_name for actor in strangers))
+        raise ConfigurationError(
+            f"actors bound to another broker, which would run untracked: {names}; remove set_broker() from their "
+            "module, or call playbill.configure() there instead"
+        )
+    if not broker.actors:
+        raise ConfigurationError(f"no actor is defined in {', '.join(modules) or 'no module at all'}")
+
+
+def _actors_of(module: str) -> Iterator[dramatiq.Actor[..., object]]:
+    for value in vars(sys.modules[module]).values():
+        actor = value if isinstance(value, dramatiq.Actor) else getattr(value, "__dict__", {}).get("__actor__")
+        if isinstance(actor, dramatiq.Actor):
+            yield actor
