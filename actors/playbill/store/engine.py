@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import select
+import sqlite3
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from playbill.store.tables import Tables, build
 POOL_SIZE: Final = 2
 CONNECT_TIMEOUT_S: Final = 5
 BUSY_TIMEOUT_MS: Final = 10_000
+_WAL_PAUSE_S: Final = 0.01
 #: No statement of the store takes so long; beyond it the database counts as hung.
 ANSWER_TIMEOUT_S: Final = 30.0
 #: A process that freezes inside a transaction loses it (and its locks) after this time.
@@ -255,7 +258,7 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin here, not in the driver
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
 
     @event.listens_for(engine, "begin")
@@ -264,3 +267,17 @@ def _sqlite_engine(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _use_wal(connection: Any) -> None:
+    """Switch the file to WAL mode. SQLite itself does not wait here, so the first users of a new file may collide."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_WAL_PAUSE_S)
+        else:
+            return

@@ -30,8 +30,8 @@ def text_array(values: Iterable[str | None]) -> str:
 
 
 def number_array(values: Iterable[float | None]) -> str:
-    """A PostgreSQL array literal of numbers."""
-    return "{" + ",".join(["NULL" if value is None else repr(value) for value in values]) + "}"
+    """A PostgreSQL array literal of numbers. Not by ``repr``: pika's own integers write themselves as ``1L`` there."""
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
 
 
 def bytes_array(values: Iterable[bytes]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from pika.compat import long as pika_integer
 
 from playbill.store.sets import bytes_array, number_array, text_array
 
@@ -50,3 +51,7 @@ def test_numbers_read_back(values: list[float | None]) -> None:
     assert [None if item == "NULL" else float(item) for item in items] == [
         None if value is None else float(value) for value in values
     ]
+
+
+def test_the_integers_of_pika_are_plain_numbers() -> None:
+    assert number_array([pika_integer(1), pika_integer(2**40)]) == "{1,1099511627776}"
