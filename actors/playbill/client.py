@@ -20,7 +20,7 @@ import dramatiq
 
 from playbill.broker.base import PlaybillBroker, warn_if_loop_runs
 from playbill.broker.new_job import EnqueueOptions
-from playbill.broker.port import Outgoing, Publisher
+from playbill.broker.port import Publisher
 from playbill.broker.settler import OutboxSettler
 from playbill.errors import (
     ConfigurationError,
@@ -309,47 +309,19 @@ def _submit(specs: list[JobSpec], session: Any) -> list[JobHandle]:
 
 def _insert_in(session: Any, active: Runtime, jobs: list[NewJob]) -> list[Inserted]:
     """Insert in the caller's transaction; publish after its commit where the session tells us of it."""
+    from playbill.broker.after_commit import publish_after_commit, session_that_tells
+
     broker = active.broker
-    handover = broker.handover
-    hooked = handover is Handover.BROKER and _tells_of_commit(session)
-    if handover is Handover.BROKER and not hooked:
-        handover = Handover.RELAY
+    handover, told = broker.handover, None
+    if handover is Handover.BROKER:
+        told = session_that_tells(session)
+        handover = handover if told is not None else Handover.RELAY
     inserted = active.store.insert(
         jobs, handover=handover, relay_after_s=active.settings.relay_after_s, connection=session
     )
-    if hooked:
-        _publish_after_commit(
-            session,
-            broker,
-            [
-                Outgoing(answer.id, answer.epoch, new.queue, new.message)
-                for new, answer in zip(jobs, inserted, strict=True)
-                if answer.publish
-            ],
-        )
+    if told is not None:
+        publish_after_commit(told, broker.publish, broker.outgoing(jobs, inserted))
     return inserted
-
-
-def _tells_of_commit(session: Any) -> bool:
-    """Only an ORM Session has a hook that runs after the commit; inside a savepoint even that tells too little."""
-    from sqlalchemy.orm import Session
-
-    return isinstance(session, Session) and not session.in_nested_transaction()
-
-
-def _publish_after_commit(session: Any, broker: PlaybillBroker, messages: list[Outgoing]) -> None:
-    from sqlalchemy import event
-
-    def forget(*_: Any) -> None:
-        event.remove(session, "after_commit", publish)
-        event.remove(session, "after_rollback", forget)
-
-    def publish(*_: Any) -> None:
-        forget()
-        broker.publish(messages)
-
-    event.listen(session, "after_commit", publish)
-    event.listen(session, "after_rollback", forget)
 
 
 # -- handles -----------------------------------------------------------------------------------------------------

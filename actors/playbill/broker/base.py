@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import threading
 import time
@@ -18,27 +19,32 @@ from typing import TYPE_CHECKING, Any
 
 import dramatiq
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
-from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Pipelines, ShutdownNotifications
+from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Pipelines
 from dramatiq.results import Results
 
 from playbill.broker.group_commit import GroupCommit
 from playbill.broker.middleware import (
     CallbacksMiddleware,
     GroupCallbacksMiddleware,
+    ShutdownMiddleware,
     StoreResults,
     TrackingMiddleware,
     VerdictMiddleware,
     collecting,
     refuse_replaced,
 )
-from playbill.broker.new_job import EnqueueOptions, build_job
+from playbill.broker.new_job import EnqueueOptions, build_job, check_queue_name
 from playbill.broker.port import Outgoing, Publisher
 from playbill.context import running_job
 from playbill.errors import ConfigurationError, InvalidInputError, PlaybillError
+from playbill.observe import events
+from playbill.observe.log import get_logger
 from playbill.store.port import Handover, Inserted, JobFilter, NewJob, Store
 
 if TYPE_CHECKING:
     from playbill.settings import Settings
+
+log = get_logger(__name__)
 
 #: Makes the consumer of a queue: (queue, prefetch, timeout in ms).
 ConsumerFactory = Callable[[str, int, int], dramatiq.Consumer]
@@ -79,7 +85,7 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
             middleware=[
                 TrackingMiddleware(),
                 AsyncIO(),
-                ShutdownNotifications(),
+                ShutdownMiddleware(),
                 CallbacksMiddleware(),
                 Pipelines(),
                 GroupCallbacksMiddleware(store),
@@ -156,7 +162,12 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
         return self.queues.copy()
 
     def declare_queue(self, queue_name: str) -> None:
-        """Note a queue; it is made on the server when something is published to it or consumed from it."""
+        """Note a queue; it is made on the server when something is published to it or consumed from it.
+
+        Raises:
+            InvalidInputError: Its name is too long for RabbitMQ.
+        """
+        check_queue_name(queue_name)
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
             self.queues.add(queue_name)
@@ -278,7 +289,13 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
         return build_job(self, message, options)
 
     def commit(self, jobs: Sequence[NewJob]) -> list[Inserted]:
-        """Insert jobs, together with what other threads enqueue meanwhile, and publish what is due."""
+        """Insert jobs, together with what other threads enqueue meanwhile, and publish what is due.
+
+        A job with a key may wait for a transaction that holds it, and the thread of a running actor may be interrupted
+        at any time: others would wait, or fail, with them. Both commit on their own.
+        """
+        if running_job() is not None or any(job.key is not None for job in jobs):
+            return self._store_and_publish(jobs)
         return self._group_commit.submit(jobs)
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
@@ -287,15 +304,22 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
         if publisher is not None and messages:
             publisher.publish(messages)
 
+    @staticmethod
+    def outgoing(jobs: Sequence[NewJob], inserted: Sequence[Inserted]) -> list[Outgoing]:
+        """The messages that the store wants published."""
+        return [
+            Outgoing(answer.id, answer.epoch, job.queue, job.message)
+            for job, answer in zip(jobs, inserted, strict=True)
+            if answer.publish
+        ]
+
     def _store_and_publish(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         inserted = self.store.insert(jobs, handover=self.handover, relay_after_s=self.settings.relay_after_s)
-        self.publish(
-            [
-                Outgoing(answer.id, answer.epoch, job.queue, job.message)
-                for job, answer in zip(jobs, inserted, strict=True)
-                if answer.publish
-            ]
-        )
+        self.publish(self.outgoing(jobs, inserted))
+        if log.isEnabledFor(logging.DEBUG):  # asked once: a refused line costs more than a row of a bulk
+            for job, answer in zip(jobs, inserted, strict=True):
+                if answer.created:
+                    log.debug(events.JOB_ENQUEUED, job_id=answer.id, actor=job.actor, queue=job.queue)
         return inserted
 
 

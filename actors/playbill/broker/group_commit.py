@@ -2,30 +2,47 @@
 
 Leader and followers: the first caller commits for all that wait, the others sleep until their answer is there; then
 the next one that came meanwhile leads. A single thread never pays a hand-over, many threads pay one commit for all.
+
+A caller may be interrupted anywhere (Ctrl-C, a signal handler that raises). Hence nothing depends on code that has
+yet to run: who leads is whoever holds ``_turn``, which ``with`` gives back in any case; what became of a ticket is
+written on the ticket; and a wake-up is only a hint, without which a follower looks for itself a little later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
+
+from playbill.errors import StoreError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+#: How long a follower sleeps at most before it looks whether anybody leads.
+_LOOK_S = 0.2
+
 
 class _Ticket(Generic[Item, Answer]):
-    __slots__ = ("answers", "error", "items", "leads", "wake")
+    __slots__ = ("answers", "error", "items", "tried", "wake")
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = items
         self.answers: list[Answer] | None = None
-        self.error: BaseException | None = None
-        self.leads = False
+        self.error: Exception | None = None
+        self.tried = False  #: a commit of it has begun
         # A bare lock is the cheapest latch: taken here, released by whoever wakes the caller.
         self.wake = threading.Lock()
         self.wake.acquire()
+
+    @property
+    def over(self) -> bool:
+        return self.answers is not None or self.error is not None
+
+    def rouse(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it was woken before and is not awake yet
+            self.wake.release()
 
 
 class GroupCommit(Generic[Item, Answer]):
@@ -39,78 +56,83 @@ class GroupCommit(Generic[Item, Answer]):
     def __init__(self, commit: Callable[[Sequence[Item]], list[Answer]], *, max_items: int = 500) -> None:
         self._commit = commit
         self._max_items = max_items
-        self._lock = threading.Lock()
-        self._waiting: deque[_Ticket[Item, Answer]] = deque()
-        self._busy = False
+        self._turn = threading.Lock()
+        #: In the order of their coming; each is put in and, as a rule, taken out by its own caller.
+        self._tickets: dict[_Ticket[Item, Answer], None] = {}
 
     def submit(self, items: Sequence[Item]) -> list[Answer]:
         """Commit ``items``, perhaps together with those of other threads; returns when they are committed.
 
         Raises:
+            StoreError: The thread that committed for this one was interrupted, so the outcome is unknown.
             Exception: What ``commit`` raised for these items; other callers' items are not affected by them.
         """
         ticket: _Ticket[Item, Answer] = _Ticket(items)
-        with self._lock:
-            self._waiting.append(ticket)
-            follow = self._busy
-            self._busy = True
-        if follow:
-            ticket.wake.acquire()
-            if not ticket.leads:
-                return self._answer(ticket)
-        self._lead()
-        return self._answer(ticket)
-
-    def _lead(self) -> None:
-        """Commit one batch (the caller's ticket is its first), then hand leadership to the next that waits."""
-        batch = self._next_batch()
         try:
-            self._run(batch)
+            self._tickets[ticket] = None
+            while not ticket.over:
+                if self._turn.locked():
+                    ticket.wake.acquire(timeout=_LOOK_S)
+                else:
+                    self._lead(ticket)
         finally:
-            with self._lock:
-                following = self._waiting[0] if self._waiting else None
-                self._busy = following is not None
+            self._tickets.pop(ticket, None)
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.answers is not None
+        return ticket.answers
+
+    def _lead(self, own: _Ticket[Item, Answer]) -> None:
+        """Commit one batch, unless somebody has done ``own`` meanwhile; then wake those who are done, and the next."""
+        batch: list[_Ticket[Item, Answer]] = []
+        try:
+            with self._turn:
+                if not own.over:
+                    batch = self._next_batch()
+                    self._run(batch)
+        finally:
+            # After the turn is given back: who comes now finds it free, who came before is seen here.
+            following = next((ticket for ticket in list(self._tickets) if not ticket.over), None)
             if following is not None:
-                following.leads = True
-                following.wake.release()
-            for ticket in batch[1:]:
-                ticket.wake.release()
+                following.rouse()
+            for ticket in batch:
+                ticket.rouse()
 
     def _next_batch(self) -> list[_Ticket[Item, Answer]]:
-        with self._lock:
-            batch = [self._waiting.popleft()]
-            size = len(batch[0].items)
-            while self._waiting and size + len(self._waiting[0].items) <= self._max_items:
-                size += len(self._waiting[0].items)
-                batch.append(self._waiting.popleft())
+        """Who waits, as many as may share a commit. Called by the leader only."""
+        batch: list[_Ticket[Item, Answer]] = []
+        size = 0
+        for ticket in list(self._tickets):
+            if ticket.tried and not ticket.over:
+                ticket.error = StoreError(
+                    "the thread that committed for this one was interrupted; the outcome is unknown"
+                )
+            if ticket.over:
+                self._tickets.pop(ticket, None)
+                continue
+            size += len(ticket.items)
+            if batch and size > self._max_items:
+                break
+            batch.append(ticket)
         return batch
 
     def _run(self, batch: list[_Ticket[Item, Answer]]) -> None:
-        if len(batch) == 1:
-            self._run_one(batch[0])
-            return
-        items = [item for ticket in batch for item in ticket.items]
         try:
-            answers = self._commit(items)
-        except Exception:  # noqa: BLE001 - found again below, alone, by the ticket that caused it
+            self._store(batch)
+        except Exception as error:  # noqa: BLE001 - handed to the caller it belongs to
+            if len(batch) == 1:
+                batch[0].error = error
+                return
             for ticket in batch:
-                self._run_one(ticket)
-            return
+                ticket.tried = False
+            for ticket in batch:
+                self._run([ticket])
+
+    def _store(self, batch: list[_Ticket[Item, Answer]]) -> None:
+        for ticket in batch:
+            ticket.tried = True
+        answers = self._commit([item for ticket in batch for item in ticket.items]) if batch else []
         start = 0
         for ticket in batch:
             ticket.answers = answers[start : start + len(ticket.items)]
             start += len(ticket.items)
-
-    def _run_one(self, ticket: _Ticket[Item, Answer]) -> None:
-        try:
-            ticket.answers = self._commit(ticket.items)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller it belongs to
-            ticket.error = error
-
-    @staticmethod
-    def _answer(ticket: _Ticket[Item, Answer]) -> list[Answer]:
-        if ticket.error is not None:
-            raise ticket.error
-        if ticket.answers is None:
-            raise RuntimeError("the thread that committed for this one was interrupted; the outcome is unknown")
-        return ticket.answers

@@ -10,12 +10,19 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import dramatiq
-from dramatiq.middleware import Callbacks, GroupCallbacks, Middleware
+from dramatiq.middleware import Callbacks, GroupCallbacks, Interrupt, Middleware, Shutdown
 from dramatiq.results import ResultBackend
 
 from playbill.context import running_job
 from playbill.errors import ConfigurationError
 from playbill.store.port import ErrorRecord, Store
+
+
+class Interruptible(Protocol):
+    """What lets an exception into an actor from outside; the worker's ``InterruptGuard`` does it."""
+
+    def interrupt(self, kind: type[Interrupt]) -> bool:
+        """Raise ``kind`` in the actor's own function, if that runs; never in the code around it."""
 
 
 class AttemptHooks(Protocol):
@@ -24,6 +31,10 @@ class AttemptHooks(Protocol):
     final_failure: bool
     completed: bool
     retries_exhausted: bool
+
+    @property
+    def interrupts(self) -> Interruptible:
+        """Guards the actor's function."""
 
     def begin(self) -> None:
         """The message is about to run; raises SkipMessage where it is too old."""
@@ -105,6 +116,44 @@ class VerdictMiddleware(Middleware):  # type: ignore[misc, unused-ignore]
             attempt.judge(result, exception)
             if attempt.final_failure:
                 message.fail()
+
+
+class ShutdownMiddleware(Middleware):  # type: ignore[misc, unused-ignore]
+    """``notify_shutdown``: raises ``Shutdown`` in actors that want it when their worker stops.
+
+    Takes the place of Dramatiq's ShutdownNotifications, which raises it wherever the thread happens to be.
+    """
+
+    def __init__(self) -> None:
+        self._notified: set[AttemptHooks] = set()
+
+    @property
+    def actor_options(self) -> set[str]:
+        """The option of the middleware it replaces."""
+        return {"notify_shutdown"}
+
+    def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
+        """Note an attempt whose actor wants to know."""
+        attempt = attempt_of(message)
+        wanted = message.options.get("notify_shutdown")
+        if wanted is None:
+            wanted = broker.get_actor(message.actor_name).options.get("notify_shutdown")
+        if attempt is not None and wanted:
+            self._notified.add(attempt)
+
+    def after_process_message(self, broker: dramatiq.Broker, message: Any, **_: Any) -> None:  # noqa: ARG002
+        """Forget it."""
+        if (attempt := attempt_of(message)) is not None:
+            self._notified.discard(attempt)
+
+    def after_skip_message(self, broker: dramatiq.Broker, message: Any) -> None:
+        """Forget it."""
+        self.after_process_message(broker, message)
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+        """Tell those that run."""
+        for attempt in tuple(self._notified):
+            attempt.interrupts.interrupt(Shutdown)
 
 
 class CallbacksMiddleware(Callbacks):  # type: ignore[misc, unused-ignore]
@@ -204,12 +253,16 @@ def refuse_replaced(middleware: Middleware) -> None:
     """Refuse Dramatiq's middleware that would act a second time beside Playbill's.
 
     Raises:
-        ConfigurationError: It is Retries, TimeLimit or AgeLimit.
+        ConfigurationError: It is Retries, TimeLimit, AgeLimit or ShutdownNotifications.
     """
-    from dramatiq.middleware import AgeLimit, Retries, TimeLimit
+    from dramatiq.middleware import AgeLimit, Retries, ShutdownNotifications, TimeLimit
 
+    name = type(middleware).__name__
+    if isinstance(middleware, ShutdownNotifications):
+        raise ConfigurationError(
+            f"middleware {name}: Playbill does its work itself; do not add it, set notify_shutdown on actors instead"
+        )
     if isinstance(middleware, (AgeLimit, Retries, TimeLimit)):
-        name = type(middleware).__name__
         raise ConfigurationError(
             f"middleware {name}: Playbill does its work itself and honours its actor options; do not add it, "
             "set defaults in the JobQueue instead"

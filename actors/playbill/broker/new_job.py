@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dramatiq import Message
 
 from playbill.errors import InvalidInputError, PayloadTooLargeError
+from playbill.observe.redact import is_message
 from playbill.observe.trace import current_traceparent, new_traceparent
 from playbill.store.port import NewJob
 
@@ -23,6 +24,12 @@ OPTION_TRACE = "traceparent"
 OPTION_SENSITIVE = "sensitive"
 OPTION_GROUP = "group_completion_uuid"
 OPTION_GROUP_CALLBACKS = "group_completion_callbacks"
+OPTION_PIPE_TARGET = "pipe_target"
+
+#: An id is a message property on RabbitMQ, which holds so much (AMQP 0-9-1, 4.2.5.3).
+MAX_ID_BYTES = 255
+#: A queue's name too; the names of its parking queue and of Dramatiq's delay queue are a little longer.
+MAX_QUEUE_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +48,13 @@ def build_job(broker: PlaybillBroker, message: Message[Any], options: EnqueueOpt
     """Encode and check a message.
 
     Raises:
-        InvalidInputError: Arguments that cannot be serialised, or a negative delay.
+        InvalidInputError: Arguments that cannot be serialised, a negative delay, or a name that is too long.
         PayloadTooLargeError: The encoded message is over the limit.
     """
     if options.delay_s < 0:
         raise InvalidInputError("delay", f"{options.delay_s:g} s is in the past; give 0 or more")
+    check_id(message.message_id)
+    check_queue_name(message.queue_name)
     check_message_options(message.options)
     body = _encode(_annotated(broker, message))
     limit = broker.settings.payload_limit_bytes
@@ -69,6 +78,27 @@ def build_job(broker: PlaybillBroker, message: Message[Any], options: EnqueueOpt
     )
 
 
+def check_id(message_id: object) -> None:
+    """Refuse an id that RabbitMQ could not carry: it would hold up the messages of others.
+
+    Raises:
+        InvalidInputError: It is no text of 1 to 255 bytes.
+    """
+    if not isinstance(message_id, str) or not 1 <= len(message_id.encode(errors="replace")) <= MAX_ID_BYTES:
+        raise InvalidInputError("id", f"{message_id!r:.80} is no text of 1 to {MAX_ID_BYTES} bytes")
+
+
+def check_queue_name(queue: str) -> None:
+    """Refuse a queue name that RabbitMQ could not carry.
+
+    Raises:
+        InvalidInputError: It is longer than 200 bytes.
+    """
+    size = len(queue.encode(errors="replace"))
+    if size > MAX_QUEUE_BYTES:
+        raise InvalidInputError("queue", f"{queue[:40]!r}... has {size} bytes, over the limit of {MAX_QUEUE_BYTES}")
+
+
 def check_message_options(options: Mapping[str, Any]) -> None:
     """Refuse Dramatiq options that could never work.
 
@@ -82,14 +112,35 @@ def check_message_options(options: Mapping[str, Any]) -> None:
 
 
 def _annotated(broker: PlaybillBroker, message: Message[Any]) -> Message[Any]:
-    """The message with trace context and the places of its sensitive arguments."""
+    """The message with trace context and the places of its sensitive arguments, those of messages within it too."""
     extra: dict[str, Any] = {}
     if OPTION_TRACE not in message.options:
         extra[OPTION_TRACE] = current_traceparent() or new_traceparent()
-    actor = broker.actors.get(message.actor_name)
-    if actor is not None and actor.options.get("sensitive"):
-        extra[OPTION_SENSITIVE] = _sensitive_places(actor.fn, tuple(actor.options["sensitive"]), len(message.args))
+    extra |= _sensitive_options(broker, message.actor_name, message.args, message.options)
     return message.copy(options=extra) if extra else message
+
+
+def _sensitive_options(
+    broker: PlaybillBroker, actor_name: str, args: Sequence[Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options that say where secrets are: in this message, and in those that follow it."""
+    extra: dict[str, Any] = {}
+    actor = broker.actors.get(actor_name)
+    if actor is not None and actor.options.get("sensitive"):
+        extra[OPTION_SENSITIVE] = _sensitive_places(actor.fn, tuple(actor.options["sensitive"]), len(args))
+    if isinstance(target := options.get(OPTION_PIPE_TARGET), Mapping):
+        extra[OPTION_PIPE_TARGET] = _sensitive_message(broker, target)
+    if isinstance(callbacks := options.get(OPTION_GROUP_CALLBACKS), (list, tuple)):
+        extra[OPTION_GROUP_CALLBACKS] = [_sensitive_message(broker, each) for each in callbacks]
+    return extra
+
+
+def _sensitive_message(broker: PlaybillBroker, message: Any) -> Any:
+    if not is_message(message):
+        return message
+    options = message["options"]
+    extra = _sensitive_options(broker, message["actor_name"], message["args"], options)
+    return {**message, "options": {**options, **extra}}
 
 
 def _encode(message: Message[Any]) -> bytes:

@@ -69,6 +69,77 @@ def secret_values(
     return (*positional, *(value for name, value in kwargs.items() if name in sensitive))
 
 
+def is_message(value: Any) -> bool:
+    """Whether a value is a Dramatiq message as a mapping, such as callbacks and pipelines carry."""
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("actor_name"), str)
+        and isinstance(value.get("args"), (list, tuple))
+        and isinstance(value.get("kwargs"), Mapping)
+        and isinstance(value.get("options"), Mapping)
+    )
+
+
+def message_secrets(message: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The sensitive arguments of a message, and of the messages in its arguments and options.
+
+    Args:
+        message: A message as a mapping; its option ``sensitive`` holds positions and names of arguments.
+    """
+    places = _places(message)
+    found = [value for index, value in enumerate(message["args"]) if index in places]
+    found += [value for name, value in message["kwargs"].items() if name in places]
+    for value in (*message["args"], *message["kwargs"].values(), message["options"]):
+        found += _secrets_within(value)
+    return tuple(found)
+
+
+def masked_message(message: Mapping[str, Any], forms: Collection[str] | None = None) -> dict[str, Any]:
+    """The message to be shown: sensitive arguments masked, and wherever else in it their values show up.
+
+    Args:
+        message: A message as a mapping.
+        forms: ``text_forms`` of what is to be masked in texts; None: of the message's own secrets.
+    """
+    if forms is None:
+        forms = text_forms(message_secrets(message))
+    places = _places(message)
+    return {
+        **message,
+        "args": [MASK if i in places else mask_value(value, forms) for i, value in enumerate(message["args"])],
+        "kwargs": {n: MASK if n in places else mask_value(v, forms) for n, v in message["kwargs"].items()},
+        "options": {name: mask_value(value, forms) for name, value in message["options"].items()},
+    }
+
+
+def mask_value(value: Any, forms: Collection[str]) -> Any:
+    """Mask secrets (``text_forms``) at any depth of a plain value, and the sensitive arguments of messages within."""
+    if is_message(value):
+        return masked_message(value, forms)
+    if isinstance(value, str):
+        return mask_forms(value, forms)
+    if isinstance(value, Mapping):
+        return {key: mask_value(item, forms) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mask_value(item, forms) for item in value]
+    return MASK if str(value) in forms else value
+
+
+def _places(message: Mapping[str, Any]) -> frozenset[Any]:
+    places = message["options"].get("sensitive")
+    if not isinstance(places, (list, tuple)):
+        return frozenset()
+    return frozenset(place for place in places if isinstance(place, (int, str)))
+
+
+def _secrets_within(value: Any) -> Iterator[Any]:
+    if is_message(value):
+        yield from message_secrets(value)
+    elif isinstance(value, (list, tuple, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _secrets_within(item)
+
+
 def text_forms(values: Iterable[Any]) -> tuple[str, ...]:
     """Every text in which the values may show up (as they are, quoted, as JSON, and each scalar within), longest first.
 

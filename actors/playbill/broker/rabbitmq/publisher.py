@@ -18,9 +18,11 @@ from playbill.broker.rabbitmq.connection import ConnectionThread
 from playbill.broker.rabbitmq.framing import Framer, write
 from playbill.broker.rabbitmq.losses import LossLog
 from playbill.broker.rabbitmq.survey import Survey
+from playbill.broker.rabbitmq.topology import carries_id, carries_queue
 from playbill.errors import BrokerUnavailableError
 from playbill.observe import events
 from playbill.observe.log import get_logger
+from playbill.observe.metrics import metrics
 
 log = get_logger(__name__)
 
@@ -77,11 +79,13 @@ class RabbitPublisher:
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Hand messages over; see the port."""
-        if not messages:
+        good = [message for message in messages if carries_id(message.id) and carries_queue(message.queue)]
+        self._losses.note(len(messages) - len(good), "id or queue name too long for RabbitMQ")
+        if not good:
             return
         with self._lock:
             kept = 0
-            for message in messages:
+            for message in good:
                 if len(self._buffer) >= self._buffer_limit or self._buffered_bytes >= _BUFFER_BYTES:
                     break
                 self._buffer.append(message)
@@ -89,7 +93,7 @@ class RabbitPublisher:
                 kept += 1
             if kept and not self._scheduled:
                 self._scheduled = self._connection.call(self._drain)
-        self._losses.note(len(messages) - kept, "buffer full")
+        self._losses.note(len(good) - kept, "buffer full")
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all is confirmed (or given up); False where time ran out or the connection is down."""
@@ -99,14 +103,15 @@ class RabbitPublisher:
 
     def depths(self, queues: Sequence[str], timeout_s: float) -> dict[str, int]:
         """Ready messages per queue; see the port."""
-        if not queues:
-            return {}
+        names = [queue for queue in queues if carries_queue(queue)]
+        if not names:
+            return dict.fromkeys(queues, 0)
         deadline = time.monotonic() + timeout_s
         self._connection.tried.wait(timeout_s)
-        survey = Survey(self._connection, queues)
+        survey = Survey(self._connection, names)
         if not self._connection.call(survey.start) or not survey.done.wait(deadline - time.monotonic()):
-            raise BrokerUnavailableError(f"RabbitMQ did not tell the depth of {len(queues)} queues in {timeout_s:g} s")
-        return survey.answers
+            raise BrokerUnavailableError(f"RabbitMQ did not tell the depth of {len(names)} queues in {timeout_s:g} s")
+        return dict.fromkeys(queues, 0) | survey.answers
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Flush within the time, then close."""
@@ -136,6 +141,8 @@ class RabbitPublisher:
             lost = len(self._unconfirmed) + sum(len(waiting) for waiting in self._declaring.values())
             self._channel = None
             self._framer = None
+            if self._unconfirmed:
+                metrics().unconfirmed.dec(len(self._unconfirmed))
             self._unconfirmed.clear()
             self._unconfirmed_bytes = 0
             self._returned.clear()
@@ -188,6 +195,7 @@ class RabbitPublisher:
             self._unconfirmed.update(enumerate(batch, self._next_tag))
             self._next_tag += len(batch)
         if batch:
+            metrics().unconfirmed.inc(len(batch))
             write(channel.connection, framer.encode(batch))
 
     def _is_declared(self, message: Outgoing) -> bool:
@@ -239,6 +247,7 @@ class RabbitPublisher:
                     self._returned.discard(message.id)
                     self._declared.discard(message.queue)
             self._unconfirmed_bytes -= sum(len(message.body) for message in settled)
+            metrics().unconfirmed.dec(len(settled))
             free = len(self._unconfirmed) <= _WINDOW // 2 and self._unconfirmed_bytes <= _WINDOW_BYTES // 2
             more = bool(self._buffer) and free
             if more:
