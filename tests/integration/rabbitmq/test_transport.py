@@ -9,6 +9,7 @@ import dramatiq
 import pika
 import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from prometheus_client import REGISTRY
 
 from playbill.broker.port import Delivery, Outgoing
 from playbill.broker.rabbitmq.connection import ConnectionThread
@@ -372,3 +373,42 @@ def test_an_error_in_a_callback_does_not_end_the_thread_or_keep_its_messages(tra
     # Then the connection is made anew, and the message comes again
     (again,) = take_all(intake, queue, 1)
     assert again.redelivered
+
+
+def test_a_message_that_amqp_cannot_carry_is_dropped_and_all_others_are_published(
+    transport: Transport, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a publisher, and messages that AMQP cannot carry among good ones
+    publisher, confirmed = transport.publisher()
+    first, second = messages(queue, 2)
+    bad = [Outgoing("x" * 256, 1, queue, b"{}"), Outgoing("a", 1, "q" * 256, b"{}"), Outgoing("\ud800", 1, queue, b"")]
+    # When they are published together
+    publisher.publish([first, *bad, second])
+    assert publisher.flush(30)
+    # Then the good ones are confirmed on a connection that never broke, and one line tells of the rest
+    assert sorted(confirmed) == [first.id, second.id]
+    (line,) = [record.getMessage() for record in caplog.records if "publish.dropped" in record.getMessage()]
+    assert "messages=3" in line
+    assert not [record for record in caplog.records if "broker.disconnected" in record.getMessage()]
+    # And such a queue has no depth, as it cannot exist
+    assert publisher.depths([queue, "q" * 256], 20) == {queue: 2, "q" * 256: 0}
+    assert publisher.depths(["q" * 256], 20) == {"q" * 256: 0}
+
+
+def test_the_messages_that_wait_for_their_confirms_are_counted(transport: Transport, queue: str) -> None:
+    # Given what the metric says
+    def unconfirmed() -> float:
+        return REGISTRY.get_sample_value("playbill_publisher_unconfirmed") or 0.0
+
+    seen: list[float] = []
+    before = unconfirmed()
+    publisher, confirmed = transport.publisher()
+    publisher._on_confirmed = lambda ids: (seen.append(unconfirmed()), confirmed(ids))  # type: ignore[func-returns-value]
+    # When many are published and confirmed one after another
+    publisher.publish(messages(queue, 1000))
+    assert publisher.flush(30)
+    assert eventually(lambda: len(confirmed) == 1000)
+    # Then it went down to where it was
+    assert unconfirmed() == before
+    assert all(before <= value < before + 1000 for value in seen)
+    assert max(seen) > before or len(seen) == 1
