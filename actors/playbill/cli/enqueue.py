@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any
@@ -68,17 +69,27 @@ def parse_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     """Arguments of a job from JSON.
 
     Raises:
-        InvalidInputError: It is neither an array nor an object.
+        InvalidInputError: It is neither an array nor an object, or holds a number that JSON cannot write.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:
         raise InvalidInputError("JSON", f"is not valid: {error}; give an array or an object") from None
     if isinstance(value, list):
         return value, {}
     if isinstance(value, dict):
         return [], value
-    raise InvalidInputError("JSON", f"is a {type(value).__name__}; give an array, as [{text.strip()}], or an object")
+    raise InvalidInputError(
+        "JSON", f"{text.strip()} is neither an array nor an object; give an array, as [{text.strip()}], or an object"
+    )
+
+
+def _finite(text: str) -> float:
+    """A number; Python would take NaN, Infinity and 1e999, which no other reader of the message understands."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 def _find_actor(broker: Any, name: str, modules: list[str]) -> Any:
@@ -106,7 +117,7 @@ def import_user_module(name: str) -> ModuleType:
     """
     try:
         return import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidInputError("MODULE", f"cannot import {name}: {type(error).__name__}: {error}") from error
 
 

@@ -46,7 +46,7 @@ def parse_time(text: str, *, field: str) -> datetime:
     """Read a time: ISO 8601, or a duration that is so long ago.
 
     Raises:
-        InvalidInputError: It is neither.
+        InvalidInputError: It is neither, or in no year from 1 to 9999 of UTC.
     """
     try:
         return datetime.now(UTC) - timedelta(seconds=parse_duration(text, field=field))
@@ -58,7 +58,10 @@ def parse_time(text: str, *, field: str) -> datetime:
         raise InvalidInputError(
             field, f"{text!r} is neither a time such as 2025-11-03T09:00:00Z nor an age such as 90s, 5m, 2h, 7d"
         ) from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise InvalidInputError(field, f"{text!r} lies outside of the years 1 to 9999 in UTC") from None
 
 
 def make_filter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,18 +25,18 @@ class Format(StrEnum):
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON and YAML show it: times as ISO 8601 in UTC, enums as text."""
+    """A value as JSON and YAML show it: times as ISO 8601 in UTC, enums as text, and so NaN and infinities."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, StrEnum):
-        return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)  # as Python's encoders write it, which is no JSON unless quoted
+    return value if value is None or isinstance(value, (int, float)) or type(value) is str else str(value)
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str], output: Format) -> None:
@@ -76,7 +77,7 @@ def note(text: str) -> None:
 
 def _print_document(value: Any, output: Format) -> None:
     if output is Format.JSON:
-        write(json.dumps(value, indent=2, ensure_ascii=False))
+        write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         import yaml
 

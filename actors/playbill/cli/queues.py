@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +30,14 @@ _COLUMNS = (
 )
 
 
+class QueueStatus(StrEnum):
+    """What a queue does now."""
+
+    IDLE = "idle"
+    WAITING = "waiting"
+    RUNNING = "running"
+
+
 @group.callback()
 def _group() -> None:
     """Keep ``list`` a command of its own though it is the only one."""
@@ -37,7 +46,7 @@ def _group() -> None:
 @group.command("list", epilog=EXITS_HELP)
 def list_queues(
     queue: options.Queue = None,
-    status: Annotated[str | None, typer.Option("--status", help="Only this status: idle, waiting, running.")] = None,
+    status: Annotated[QueueStatus | None, typer.Option("--status", help="Only this status.")] = None,
     limit: options.Limit = 100,
     output: options.Output = Format.TABLE,
 ) -> None:
@@ -56,9 +65,15 @@ def _row(count: QueueCounts, policy: QueuePolicy | None, workers: int) -> dict[s
     figures = asdict(count)
     return {
         "id": figures.pop("queue"),
-        "status": "running" if count.processing else "waiting" if count.pending else "idle",
+        "status": _status(count),
         **figures,
         "workers": workers,
         "owner": policy.owner if policy else None,
         "policy_version": policy.version if policy else None,
     }
+
+
+def _status(count: QueueCounts) -> QueueStatus:
+    if count.processing:
+        return QueueStatus.RUNNING
+    return QueueStatus.WAITING if count.pending else QueueStatus.IDLE

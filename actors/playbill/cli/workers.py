@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,14 @@ group = typer.Typer()
 _COLUMNS = ("id", "status", "hostname", "pid", "queues", "slots", "running", "version", "heartbeat_at")
 
 
+class WorkerStatus(StrEnum):
+    """What a worker that is alive says of itself."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+
+
 @group.callback()
 def _group() -> None:
     """Keep ``list`` a command of its own though it is the only one."""
@@ -26,9 +35,7 @@ def _group() -> None:
 def list_workers(
     queue: options.Queue = None,
     actor: options.Actor = None,
-    status: Annotated[
-        str | None, typer.Option("--status", help="Only this status: starting, running, draining.")
-    ] = None,
+    status: Annotated[WorkerStatus | None, typer.Option("--status", help="Only this status.")] = None,
     limit: options.Limit = 100,
     output: options.Output = Format.TABLE,
 ) -> None:

@@ -26,9 +26,10 @@ def render(number: int) -> None: ...
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "shop_jobs.py").write_text(MODULE)
     (tmp_path / "broken_jobs.py").write_text("raise RuntimeError('no luck')")
+    (tmp_path / "leaving_jobs.py").write_text("raise SystemExit(7)")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     yield
-    for name in ("shop_jobs", "broken_jobs"):
+    for name in ("shop_jobs", "broken_jobs", "leaving_jobs"):
         sys.modules.pop(name, None)
 
 
@@ -93,6 +94,7 @@ def test_an_actor_is_found_by_its_name_where_the_variable_differs(run: Run) -> N
         (["shop_jobs:sent", "[]"], ["sent", "render-pdf, send"]),
         (["no_such_module:send", "[]"], ["no_such_module"]),
         (["broken_jobs:send", "[]"], ["RuntimeError", "no luck"]),
+        (["leaving_jobs:send", "[]"], ["cannot import leaving_jobs", "SystemExit: 7"]),
         (["shop_jobs:send", "[]"], ["missing", "to"]),
         (["shop_jobs:send", '{"too": "me"}'], ["send("]),
         (["shop_jobs:send", '["me"]', "--queue", "elsewhere"], ["queue", "elsewhere"]),

@@ -24,6 +24,7 @@ def test_queues_show_counts_workers_and_policy(kit: Kit, rows: Rows, run: Run) -
     assert (by_id["mail"]["status"], by_id["mail"]["processing"], by_id["mail"]["workers"]) == ("running", 1, 2)
     assert (by_id["pdf"]["status"], by_id["pdf"]["owner"]) == ("idle", "up")
     assert by_id["web"]["failed"] == 1
+    assert {row["id"] for row in rows("queues", "list", "--status", "idle")} == {"pdf", "web"}
     assert [row["id"] for row in rows("queues", "list", "--queue", "pdf")] == ["pdf"]
     assert len(rows("queues", "list", "--limit", "1")) == 1
     assert "PROCESSING" in run("queues", "list").stdout
@@ -35,6 +36,7 @@ def test_workers_show_what_they_run(kit: Kit, rows: Rows) -> None:
     by_id = {row["id"]: row for row in rows("workers", "list", "--queue", "mail")}
     assert (by_id["w1"]["pid"], by_id["w1"]["running"], by_id["w1"]["running_jobs"]) == (4242, 1, job_id)
     assert by_id["w1"]["status"] == "running"
+    assert [row["id"] for row in rows("workers", "list", "--status", "starting")] == ["w2"]
     assert rows("workers", "list", "--queue", "other") == []
     assert rows("workers", "list", "--actor", "other") == []
 
@@ -61,8 +63,11 @@ def test_parked_messages_are_listed_shown_and_dropped(kit: Kit, rows: Rows, run:
 
 def test_a_parked_message_is_shown_with_its_secrets_masked(kit: Kit, run: Run) -> None:
     parked(kit, ParkedMessage("p1", "mail", good_body(sensitive=[0]), "no row"))
+    target = dramatiq.Message("mail", "send", ("hunter22",), {}, {"sensitive": [0]}).asdict()
+    parked(kit, ParkedMessage("p2", "mail", good_body(pipe_target=target), "no row"))
     for output in ("table", "json"):
         assert "s3cret" not in run("parked", "show", "p1", "-o", output).output
+        assert "hunter22" not in run("parked", "show", "p2", "-o", output).output
 
 
 def test_redrive_makes_a_job_and_may_be_repeated(kit: Kit, run: Run, rows: Rows) -> None:
