@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import dramatiq
 from dramatiq import get_encoder
 
 from playbill import client
+from playbill.broker.new_job import OPTION_SENSITIVE
+from playbill.observe.redact import MASK, mask_arguments, signature_names
 from playbill.store.port import JobFilter, JobRow
 
 #: Most jobs looked at, and most listed in a failure.
@@ -91,9 +94,19 @@ class _Wanted:
 
     def __str__(self) -> str:
         parts = [f"actor={getattr(self.actor, 'actor_name', self.actor)}"] if self.actor is not None else []
-        given = (("args", self.args), ("kwargs", self.kwargs), ("queue", self.queue))
+        args, kwargs = self._masked()
+        given = (("args", args), ("kwargs", kwargs), ("queue", self.queue))
         parts += [f"{name}={value!r}" for name, value in given if value is not None]
         return ", ".join(parts) or "anything"
+
+    def _masked(self) -> tuple[Sequence[Any] | None, Mapping[str, Any] | None]:
+        actor = client.runtime().broker.actors.get(self.actor) if isinstance(self.actor, str) else self.actor
+        if actor is None:
+            return self.args, self.kwargs
+        function = inspect.unwrap(actor.fn)
+        names = signature_names(getattr(function, "perform", function))  # a class-based actor's stand in `perform`
+        args, kwargs = mask_arguments(self.args or (), self.kwargs or {}, actor.options.get("sensitive") or (), names)
+        return (None if self.args is None else args), (None if self.kwargs is None else kwargs)
 
 
 def _rows() -> list[JobRow]:
@@ -115,5 +128,7 @@ def _report(verdict: str, rows: Sequence[JobRow]) -> str:
 
 def _described(row: JobRow) -> str:
     message = dramatiq.Message.decode(row.message)
-    parts = [repr(arg) for arg in message.args] + [f"{name}={value!r}" for name, value in message.kwargs.items()]
+    masked = frozenset(message.options.get(OPTION_SENSITIVE) or ())  # positions and names
+    parts = [MASK if index in masked else repr(arg) for index, arg in enumerate(message.args)]
+    parts += [f"{name}={MASK if name in masked else repr(value)}" for name, value in message.kwargs.items()]
     return f"{row.actor}({', '.join(parts)}) on {row.queue}: {row.status}"

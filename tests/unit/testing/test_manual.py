@@ -106,6 +106,36 @@ def test_a_failed_assertion_says_what_was_enqueued(playbill_manual: Harness) -> 
         refute_enqueued(send_mail)
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_failed_assertion_shows_no_sensitive_argument(playbill_manual: Harness, named: bool) -> None:
+    # Given
+    @dramatiq.actor(sensitive=["pin", "token"])
+    def pay(to: str, pin: str, *, token: str = "") -> None: ...
+
+    playbill.enqueue(pay.message("ann", "4711", token="hunter22"))
+    # When
+    with pytest.raises(AssertionError) as failure:
+        assert_enqueued("pay" if named else pay, args=("bob", "0815"), kwargs={"token": "s3cret"})
+    # Then
+    assert "args=('bob', '***'), kwargs={'token': '***'}" in str(failure.value)
+    assert "pay('ann', ***, token=***) on default: pending" in str(failure.value)
+
+
+def test_a_failed_assertion_shows_no_sensitive_argument_of_a_class(playbill_manual: Harness) -> None:
+    # Given
+    class Pay(dramatiq.GenericActor):
+        class Meta:
+            sensitive = ("pin",)
+
+        def perform(self, to: str, pin: str) -> None: ...
+
+    # When
+    with pytest.raises(AssertionError) as failure:
+        assert_enqueued(Pay, args=("bob", "0815"))
+    # Then
+    assert "args=('bob', '***')" in str(failure.value)
+
+
 def test_a_second_harness_inside_the_first_is_separate() -> None:
     with manual() as outer:
 
