@@ -6,11 +6,18 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import dramatiq
+from dramatiq.middleware import Middleware
 
 from playbill.broker.base import PlaybillBroker
 from playbill.errors import ConfigurationError
+from playbill.observe.log import get_logger
+
+QUEUE_WITHOUT_ACTORS: Final = "worker.queue_without_actors"
+
+_log = get_logger(__name__)
 
 
 def load_actors(modules: Sequence[str], broker: PlaybillBroker) -> None:
@@ -29,7 +36,7 @@ def load_actors(modules: Sequence[str], broker: PlaybillBroker) -> None:
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigurationError(f"module {name}: cannot be imported: {type(error).__name__}: {error}") from error
     strangers = [actor for name in modules for actor in _actors_of(name) if actor.broker is not broker]
     if strangers:
@@ -40,6 +47,20 @@ def load_actors(modules: Sequence[str], broker: PlaybillBroker) -> None:
         )
     if not broker.actors:
         raise ConfigurationError(f"no actor is defined in {', '.join(modules) or 'no module at all'}")
+    broker.add_middleware(_QueuesWithoutActors())
+
+
+class _QueuesWithoutActors(Middleware):
+    """Says which served queues no actor is at home in: no error, as a message may name another queue than its actor's.
+
+    A mistyped queue looks just the same, and would be served in silence for ever.
+    """
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        """Compare what is served with what the modules define."""
+        homes = {actor.queue_name for actor in broker.actors.values()}
+        for queue in sorted((worker.consumer_whitelist or set()) - homes):
+            _log.warning(QUEUE_WITHOUT_ACTORS, queue=queue, queues_of_actors=sorted(homes))
 
 
 def _actors_of(module: str) -> Iterator[dramatiq.Actor[..., object]]:
