@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from playbill.errors import (
 )
 from playbill.settings import Settings
 from playbill.store import open_store
-from playbill.store.migrate import migrate
+from playbill.store.migrate import Migrated, migrate
 from playbill.store.port import JobFilter
 from playbill.store.sql import SqlStore
 from playbill.store.tables import build
 from tests.conformance.store_kit import BROKER, IN_STORE, insert, new, run, status
+
+Revision = Callable[[str], None]
 
 
 def test_the_store_keeps_its_identity(store: SqlStore, store_url: str) -> None:
@@ -42,7 +45,7 @@ def test_a_closed_store_opens_again_when_it_is_used(store: SqlStore) -> None:
 
 def test_migrating_again_changes_nothing(store: SqlStore, store_url: str) -> None:
     insert(store, "a")
-    assert migrate(Settings(store_url=store_url)) == []
+    assert migrate(Settings(store_url=store_url)) == Migrated()
     assert status(store, "a") == "pending"
 
 
@@ -53,21 +56,21 @@ def test_postgresql_is_not_migrated_by_itself(empty_postgres_url: str) -> None:
         store.check()
     with pytest.raises(StoreNotMigratedError, match="playbill migrate"):
         store.insert([new()], handover=BROKER)
-    assert migrate(Settings(store_url=empty_postgres_url)) == ["0001"]
+    assert migrate(Settings(store_url=empty_postgres_url)) == Migrated(("0001",))
     store.check()
     store.close()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def test_two_migrations_at_once_make_one_schema(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    url = f"sqlite:///{tmp_path}/new/deep/x.db" if kind == "sqlite" else request.getfixturevalue("empty_postgres_url")
-    applied: list[list[str]] = []
-    threads = [threading.Thread(target=lambda: applied.append(migrate(Settings(store_url=url)))) for _ in range(4)]
+    url = f"sqlite:///{tmp_path}/x.db" if kind == "sqlite" else request.getfixturevalue("empty_postgres_url")
+    done: list[Migrated] = []
+    threads = [threading.Thread(target=lambda: done.append(migrate(Settings(store_url=url)))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(applied) == [[], [], [], ["0001"]]
+    assert sorted(each.applied for each in done) == [(), (), (), ("0001",)]
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -94,6 +97,41 @@ def test_newer_and_older_stores_are_refused(store: SqlStore) -> None:
     store.check()
 
 
+def test_a_store_that_needs_newer_code_is_not_migrated(store: SqlStore, store_url: str, revision: Revision) -> None:
+    # Given
+    run(store, "UPDATE {p}store_meta SET min_code = 99")
+    # When, Then
+    with pytest.raises(StoreTooNewError, match="level 99 or newer"):
+        migrate(Settings(store_url=store_url))
+    revision("9999")
+    with pytest.raises(StoreTooNewError, match="upgrade Playbill"):
+        migrate(Settings(store_url=store_url))
+
+
+def test_a_store_of_newer_code_that_lets_this_code_work_is_left_alone(
+    store: SqlStore, store_url: str, revision: Revision
+) -> None:
+    # Given
+    revision("9999")
+    # When
+    done = migrate(Settings(store_url=store_url))
+    # Then
+    assert done == Migrated(newer="9999")
+    store.check()
+
+
+@pytest.fixture
+def revision(store: SqlStore) -> Iterator[Revision]:
+    """Write another revision into the store; the true one comes back at the end."""
+
+    def write(value: str) -> None:
+        run(store, "UPDATE {p}alembic_version SET version_num = :value", value=value)
+
+    yield write
+    write("0001")
+    run(store, "UPDATE {p}store_meta SET min_code = 1")
+
+
 # -- wrong settings --------------------------------------------------------------------------------------------------
 
 
@@ -116,10 +154,14 @@ def test_a_wrong_url_names_the_setting_and_the_remedy(url: str, says: str) -> No
     assert "secret" not in str(caught.value)
 
 
-def test_a_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["file", "mistyped/deep"])
+def test_a_directory_that_is_none_is_a_wrong_setting_and_is_not_made(tmp_path: Path, folder: str) -> None:
+    # Given
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot make the directory"):
-        open_store(Settings(store_url=f"sqlite:///{tmp_path}/file/store.db"))
+    # When, Then
+    with pytest.raises(ConfigurationError, match=f"no directory {tmp_path}/{folder}: make it, or correct the path"):
+        open_store(Settings(store_url=f"sqlite:///{tmp_path}/{folder}/store.db"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_file_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:

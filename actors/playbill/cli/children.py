@@ -91,8 +91,7 @@ class _Slot:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "playbill.cli.main", *self.spec.arguments]
-        environment = {**os.environ, **self.spec.environment}
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment = {**child_environment(), **self.spec.environment}
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)  # noqa: S603 - ourselves
         self._started_at = time.monotonic()
         self._start_at = None
@@ -138,12 +137,21 @@ def _stop(slots: Sequence[_Slot], timeout_s: float) -> bool:
     return clean
 
 
-def end_with(parent: int) -> None:
-    """Make this process get SIGTERM when its parent ends in whatever way (Linux).
+def child_environment() -> dict[str, str]:
+    """The environment of a child: modules are found as they are here."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def obey(parent: int) -> None:
+    """Leave it to the parent when this process ends, in whatever way the parent itself ends (Linux: by SIGTERM then).
+
+    What a terminal sends to the whole process group is the parent's affair: it stops its children in their order.
 
     Args:
         parent: Process id of the parent that started this one.
     """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it ended before the line above

@@ -45,12 +45,24 @@ class Opened:
             publisher.close()
 
 
+def require_broker_url(settings: Settings) -> None:
+    """Refuse a wrong broker URL before anything is written.
+
+    Raises:
+        ConfigurationError: It is wrong.
+    """
+    if settings.broker_url is not None:
+        from playbill.broker.rabbitmq.parameters import parse_url
+
+        parse_url(settings.broker_url.get_secret_value())
+
+
 @contextmanager
 def opened_store() -> Iterator[Opened]:
     """Open the store that the settings name.
 
     Raises:
-        ConfigurationError: A setting is wrong.
+        ConfigurationError: A setting is wrong; the broker's URL too, which is needed only once something was written.
         StoreUnavailableError: The store cannot be reached.
         StoreNotMigratedError: It has no tables yet.
     """
@@ -58,6 +70,7 @@ def opened_store() -> Iterator[Opened]:
     from playbill.store import open_store
 
     settings = load()
+    require_broker_url(settings)
     store = open_store(settings)
     try:
         store.check()

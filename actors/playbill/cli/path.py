@@ -18,16 +18,21 @@ def working_directory_on_path() -> None:
 
 
 def require_modules(names: Sequence[str]) -> None:
-    """Refuse modules that do not exist, without importing them.
+    """Refuse modules that do not exist, without importing them (but the packages that they are in).
 
     Raises:
-        InvalidInputError: One cannot be found.
+        InvalidInputError: One cannot be found, or its package fails.
     """
     working_directory_on_path()
     for name in names:
-        try:
-            found = importlib.util.find_spec(name) is not None
-        except (ImportError, ValueError):
-            found = False
-        if not found:
+        if not _found(name):
             raise InvalidInputError("MODULE", f"no module named {name!r} from {os.getcwd()}")  # noqa: PTH109
+
+
+def _found(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            return False
+        raise InvalidInputError("MODULE", f"cannot import {name}: {type(error).__name__}: {error}") from error

@@ -58,7 +58,7 @@ def worker(
     parent: Parent = None,
 ) -> None:
     """Run the jobs of one or several queues until SIGTERM or Ctrl-C, then drain."""
-    _end_with(parent)
+    _obey(parent)
     weights = parse_queues(queue or [])
     if not modules:
         raise InvalidInputError("MODULE", "name at least one module with actors")
@@ -75,11 +75,11 @@ def worker(
 
 def scheduler(parent: Parent = None) -> None:
     """Run the scheduler until SIGTERM or Ctrl-C. Several may run: one leads, the others stand by."""
-    _end_with(parent)
+    _obey(parent)
     settings = _logging()
     from playbill.scheduler.main import run_scheduler
 
-    raise typer.Exit(run_scheduler(settings))
+    raise typer.Exit(run_scheduler(settings, interruptible=parent is None))
 
 
 def migrate() -> None:
@@ -87,10 +87,13 @@ def migrate() -> None:
     from playbill.settings import load
     from playbill.store.migrate import migrate as migrate_store
 
-    applied = migrate_store(load())
-    for revision in applied:
+    done = migrate_store(load())
+    for revision in done.applied:
         write(revision)
-    note(f"{len(applied)} migrations applied" if applied else "the store is up to date")
+    if done.newer is not None:
+        note(f"newer code made the store (revision {done.newer}); this code can use it, so there is nothing to do")
+    else:
+        note(f"{len(done.applied)} migrations applied" if done.applied else "the store is up to date")
 
 
 def parse_queues(texts: list[str]) -> dict[str, int]:
@@ -116,11 +119,11 @@ def parse_queues(texts: list[str]) -> dict[str, int]:
     return weights
 
 
-def _end_with(parent: int | None) -> None:
+def _obey(parent: int | None) -> None:
     if parent is not None:
-        from playbill.cli.children import end_with
+        from playbill.cli.children import obey
 
-        end_with(parent)
+        obey(parent)
 
 
 def _logging() -> Settings:

@@ -14,8 +14,10 @@ from typing import Final
 from playbill.cli.boundary import broken_pipe_is_fine
 from playbill.cli.children import ChildGroup, ChildSpec
 from playbill.cli.exits import ExitCode
+from playbill.cli.opened import require_broker_url
 from playbill.cli.output import note, write
 from playbill.cli.path import require_modules
+from playbill.cli.trial import require_actors
 from playbill.errors import InvalidInputError, StoreUnavailableError
 from playbill.settings import Settings
 from playbill.spec import JobQueue, load_job_queues
@@ -47,9 +49,13 @@ def run_up(settings: Settings, file: Path, modules: Sequence[str]) -> int:
     """
     queues = load_job_queues(file)
     _require_modules(queues, modules)
+    require_broker_url(settings)
     store = open_store(settings)
     try:
         store.check()
+        # Only what will work is written: the policies come after all that could be wrong.
+        for names in dict.fromkeys(modules_of(queue, modules) for queue in queues):
+            require_actors(names)
         for queue in queues:
             store.put_policy(queue.queue_name, queue.policy(), owner=OWNER)
         stop = _stop_on_signals()

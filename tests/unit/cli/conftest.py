@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from playbill import client
 from playbill.cli.app import app
 from playbill.settings import load
-from playbill.store import open_store
-from playbill.store.port import Claimed, ErrorRecord, Finish, Handover, NewJob, Outcome, Store, WorkerInfo
+from playbill.store.port import Claimed, ErrorRecord, Finish, Handover, NewJob, Outcome, WorkerInfo
+from playbill.store.sql import SqlStore, open_sql_store
 
 Run = Callable[..., Result]
 
@@ -56,7 +56,7 @@ def rows(run: Run) -> Callable[..., Any]:
 class Kit:
     """Short ways to make jobs and bring them to a state."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self.store = store
         self._number = 0
         for worker in ("w1", "w2"):
@@ -103,7 +103,7 @@ class Kit:
 
 @pytest.fixture
 def kit(environment: None) -> Iterator[Kit]:
-    store = open_store(load())
+    store = open_sql_store(load())
     yield Kit(store)
     store.close()
 

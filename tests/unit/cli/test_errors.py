@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dramatiq
 import pytest
 
 from playbill.cli import boundary, exits
 from playbill.errors import BrokerUnavailableError, PlaybillError, StoreTooNewError
+from playbill.store.port import ParkedMessage
 
 from .conftest import Kit, Run, assert_error
 
@@ -21,6 +23,10 @@ from .conftest import Kit, Run, assert_error
         (["jobs", "list", "--output", "xml"], ["--output"]),
         (["jobs", "list", "--since", "yesterday"], ["--since", "yesterday", "2h"]),
         (["jobs", "list", "--until", "5 minutes"], ["--until"]),
+        (["jobs", "list", "--since", "0001-01-01T00:00:00+14:00"], ["--since", "0001-01-01", "1 to 9999"]),
+        (["jobs", "list", "--until", "9999-12-31T23:59:59-14:00"], ["--until", "9999-12-31", "1 to 9999"]),
+        (["queues", "list", "--status", "bogus"], ["--status", "bogus", "waiting"]),
+        (["workers", "list", "--status", "bogus"], ["--status", "bogus", "draining"]),
         (["jobs", "lst"], ["lst", "list"]),
         (["jobs", "list", "--colour"], ["--colour"]),
         (["jobs", "cancel"], ["--all"]),
@@ -30,7 +36,10 @@ from .conftest import Kit, Run, assert_error
         (["jobs", "cancel", "--status", "failed"], ["ended"]),
         (["jobs", "watch", "--timeout", "5"], ["--timeout", "not a duration"]),
         (["enqueue", "json:loads", "["], ["JSON", "not valid"]),
-        (["enqueue", "json:loads", "3"], ["JSON", "array"]),
+        (["enqueue", "json:loads", "3"], ["JSON", "3 is neither an array nor an object", "[3]"]),
+        (["enqueue", "json:loads", "[NaN]"], ["JSON", "NaN"]),
+        (["enqueue", "json:loads", '{"a": [-Infinity]}'], ["JSON", "-Infinity"]),
+        (["enqueue", "json:loads", "[1e999]"], ["JSON", "1e999"]),
         (["enqueue", "json:loads", "[]", "--delay", "soon"], ["--delay", "soon"]),
         (["enqueue", "send"], ["--module"]),
         (["up"], ["--file"]),
@@ -70,6 +79,33 @@ def test_a_wrong_store_url_is_said_without_its_password(run: Run, monkeypatch: p
     result = run("jobs", "list")
     assert_error(result, exits.ExitCode.USAGE, "store_url")
     assert "hunter22" not in result.output
+
+
+@pytest.mark.parametrize("command", ["jobs", "parked"])
+def test_a_wrong_broker_url_is_found_before_anything_is_brought_back(
+    run: Run, kit: Kit, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    # Given
+    body = dramatiq.Message("mail", "send", (), {}, {}, message_id="m1").encode()
+    kit.store.park([ParkedMessage("p1", "mail", body, "no row")])
+    job_id = kit.add()
+    kit.store.cancel([job_id])
+    monkeypatch.setenv("PLAYBILL_BROKER_URL", "http://me:hunter22@rabbit")
+    # When
+    result = run("jobs", "retry", job_id) if command == "jobs" else run("parked", "redrive", "p1")
+    # Then
+    assert_error(result, exits.ExitCode.USAGE, "PLAYBILL_BROKER_URL", "amqp://")
+    assert "hunter22" not in result.output
+    assert kit.status(job_id) == "cancelled"
+    assert kit.store.get("m1") is None
+
+
+def test_a_mistyped_path_of_the_store_makes_no_directory(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAYBILL_STORE_URL", f"sqlite:///{tmp_path}/nonexistent/dir/x.db")
+    assert_error(run("jobs", "list"), exits.ExitCode.USAGE, f"{tmp_path}/nonexistent/dir", "make it")
+    assert not (tmp_path / "nonexistent").exists()
 
 
 def test_a_store_that_cannot_be_reached_is_exit_code_4(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

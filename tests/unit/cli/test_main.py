@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import sqlalchemy as sa
 
 from playbill.cli import main
 
@@ -46,3 +47,28 @@ def test_a_reader_that_goes_away_is_no_error(
         errors = producer.stderr.read()
 
     assert (producer.returncode, errors) == (0, b"")
+
+
+@pytest.mark.parametrize("command", [["scheduler"], ["worker", "--queue", "mail", "json"], ["migrate"]])
+def test_a_store_that_needs_newer_code_ends_a_process_with_one_line(kit: Kit, command: list[str]) -> None:
+    # Given
+    with kit.store.database.write() as connection:
+        connection.execute(sa.update(kit.store.database.tables.meta).values(min_code=99))
+    # When
+    ended = subprocess.run([*PROGRAM, *command], capture_output=True, text=True, timeout=60, check=False)
+    # Then
+    (line,) = (ended.stdout + ended.stderr).splitlines()
+    assert (ended.returncode, line.partition(":")[0]) == (4, "error")
+    assert "level 99" in line
+
+
+def test_migrate_says_that_newer_code_has_made_the_store(kit: Kit) -> None:
+    # Given
+    with kit.store.database.write() as connection:
+        connection.exec_driver_sql("UPDATE playbill_alembic_version SET version_num = '9999'")
+    # When
+    ended = subprocess.run([*PROGRAM, "migrate"], capture_output=True, text=True, timeout=60, check=False)
+    # Then
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert "newer code" in ended.stderr
+    assert "9999" in ended.stderr

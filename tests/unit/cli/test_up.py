@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from playbill.cli.path import working_directory_on_path
 from playbill.cli.processes import parse_queues
+from playbill.cli.trial import require_actors
 from playbill.cli.up import child_specs
 from playbill.settings import load
 from playbill.spec import parse_job_queues
@@ -67,7 +69,68 @@ def test_a_wrong_file_is_refused_before_anything_starts(
     assert kit.store.policies() == {}
 
 
+JOBS = """
+import threading
+import dramatiq, playbill
+
+print("a module may print what it likes")
+playbill.configure()
+threading.Thread(target=threading.Event().wait).start()
+
+@dramatiq.actor(queue_name="mail")
+def send() -> None: ...
+"""
+
+
+def test_modules_that_a_worker_can_use_pass_their_trial(tmp_path: Path) -> None:
+    (tmp_path / "good_jobs.py").write_text(JOBS)
+    working_directory_on_path()
+    require_actors(["good_jobs"])  # though it leaves a thread behind
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("raise RuntimeError('no\\nluck')", ["module shop_jobs", "RuntimeError: no luck"]),
+        ("raise SystemExit(7)", ["module shop_jobs", "SystemExit: 7"]),
+        ("import os; os._exit(7)", ["shop_jobs", "code 7"]),
+        ("", ["no actor", "shop_jobs"]),
+    ],
+)
+def test_a_module_that_no_worker_can_use_is_refused_before_anything_is_written(
+    run: Run, kit: Kit, tmp_path: Path, module: str, words: list[str]
+) -> None:
+    # Given
+    (tmp_path / "shop_jobs.py").write_text(module)
+    (tmp_path / "queues.yaml").write_text(FILE.replace("json", "shop_jobs"))
+    # When, Then
+    assert_error(run("up", "-f", "queues.yaml"), 2, *words)
+    assert kit.store.policies() == {}
+
+
+def test_a_package_that_does_not_import_is_told_from_one_that_is_missing(run: Run, kit: Kit, tmp_path: Path) -> None:
+    # Given
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").write_text("import not_installed")
+    # When, Then
+    assert_error(run("worker", "--queue", "mail", "shop.jobs"), 2, "cannot import shop.jobs", "not_installed")
+    assert_error(run("worker", "--queue", "mail", "shops.jobs"), 2, "no module named 'shops.jobs'")
+
+
+def test_a_wrong_broker_url_is_refused_before_anything_is_written(
+    run: Run, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    (tmp_path / "good_jobs.py").write_text(JOBS)
+    (tmp_path / "queues.yaml").write_text(FILE.replace("json", "good_jobs"))
+    monkeypatch.setenv("PLAYBILL_BROKER_URL", "http://x")
+    # When, Then
+    assert_error(run("up", "-f", "queues.yaml"), 2, "PLAYBILL_BROKER_URL")
+    assert kit.store.policies() == {}
+
+
 def test_a_policy_of_the_operator_is_not_taken_over(run: Run, kit: Kit, tmp_path: Path) -> None:
     kit.store.put_policy("mail", {}, owner="operator")
-    (tmp_path / "queues.yaml").write_text(FILE)
+    (tmp_path / "good_jobs.py").write_text(JOBS)
+    (tmp_path / "queues.yaml").write_text(FILE.replace("json", "good_jobs"))
     assert_error(run("up", "-f", "queues.yaml"), 1, "mail", "operator")
