@@ -9,10 +9,12 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.errors import Retry
-from dramatiq.middleware import AgeLimit, Middleware, Retries, TimeLimit, TimeLimitExceeded
+from dramatiq.middleware import AgeLimit, Middleware, Retries, ShutdownNotifications, TimeLimit, TimeLimitExceeded
 
 import playbill
+from playbill.cli.rows import full_row
 from playbill.policy.states import JobStatus
+from playbill.store.port import JobFilter
 from tests.support.transports import App
 from tests.support.waiting import eventually
 
@@ -223,6 +225,31 @@ def test_sensitive_arguments_are_masked_in_errors_and_logs(app: App, caplog: pyt
     assert "tOpSeCrEt-4711" not in row.error.message + row.error.traceback + str(row.history)
 
 
+def test_callbacks_get_the_real_arguments_and_nothing_that_is_shown_of_them_has_secrets(app: App) -> None:
+    # Given an actor with a secret, and a callback that needs it
+    got: list[Any] = []
+
+    @app.actor
+    def report(message_data: dict[str, Any], error: dict[str, Any]) -> None:
+        got.append(message_data["args"])
+
+    @app.actor(sensitive=["code"], max_retries=0, on_failure=report.actor_name)
+    def login(user: str, code: str) -> None:
+        raise ValueError(f"wrong code {code} of {user}")
+
+    # When it fails
+    app.work()
+    failed = playbill.enqueue(login, "ann", "tOpSeCrEt-4711")
+    app.ends(failed.id)
+    # Then the callback has the secret, and what is shown of its job has not
+    eventually(lambda: got, deadline_s=30)
+    assert [list(args) for args in got] == [["ann", "tOpSeCrEt-4711"]]
+    (callback,) = app.store.find(JobFilter(queue=app.queue, actor="report"))
+    shown = str(full_row(callback))
+    assert "ann" in shown
+    assert "tOpSeCrEt-4711" not in shown
+
+
 def test_middleware_of_the_user_works_and_what_playbill_replaces_is_refused(app: App) -> None:
     calls: list[str] = []
 
@@ -245,7 +272,7 @@ def test_middleware_of_the_user_works_and_what_playbill_replaces_is_refused(app:
     app.work()
     assert playbill.enqueue(act).wait(30) == 1
     assert calls == ["enqueue", "before", "after"]
-    for replaced in (Retries(), TimeLimit(), AgeLimit()):
+    for replaced in (Retries(), TimeLimit(), AgeLimit(), ShutdownNotifications()):
         with pytest.raises(playbill.ConfigurationError, match=type(replaced).__name__):
             app.broker.add_middleware(replaced)
 

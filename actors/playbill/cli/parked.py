@@ -121,9 +121,4 @@ def _row(message: ParkedMessage) -> dict[str, Any]:
 def _shown_body(body: bytes) -> Any:
     """The message with sensitive arguments masked; the raw text where it is no message."""
     call = read_call(body)
-    if call.problem is not None:
-        return body.decode(errors="backslashreplace")
-    import dramatiq
-
-    message = dramatiq.Message.decode(body)
-    return {**message.asdict(), "args": call.args, "kwargs": call.kwargs}
+    return call.message if call.message is not None else body.decode(errors="backslashreplace")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from playbill.observe.redact import MASK, mask_text
+from playbill.observe.redact import mask_forms, mask_value, masked_message, message_secrets, text_forms
 from playbill.store.port import JobRow
 
 JOB_COLUMNS = ("id", "status", "queue", "actor", "attempt", "progress", "tenant", "created_at", "finished_at", "reason")
@@ -15,16 +14,25 @@ JOB_COLUMNS = ("id", "status", "queue", "actor", "attempt", "progress", "tenant"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The arguments of a job, masked, and the values that were masked."""
+    """The message of a job, masked, and every text in which what was masked may show up."""
 
-    args: list[Any] | None = None
-    kwargs: dict[str, Any] | None = None
-    secrets: tuple[Any, ...] = ()
+    message: dict[str, Any] | None = None
+    forms: tuple[str, ...] = ()
     problem: str | None = None
+
+    @property
+    def args(self) -> list[Any] | None:
+        """Positional arguments."""
+        return self.message["args"] if self.message is not None else None
+
+    @property
+    def kwargs(self) -> dict[str, Any] | None:
+        """Keyword arguments."""
+        return self.message["kwargs"] if self.message is not None else None
 
     def masked(self, text: str | None) -> str | None:
         """A text in which secret arguments may have been quoted."""
-        return mask_text(text, self.secrets) if text and self.secrets else text
+        return mask_forms(text, self.forms) if text else text
 
 
 def read_call(body: bytes) -> Call:
@@ -32,17 +40,11 @@ def read_call(body: bytes) -> Call:
     import dramatiq
 
     try:
-        message = dramatiq.Message.decode(body)
+        message = dramatiq.Message.decode(body).asdict()
+        forms = text_forms(message_secrets(message))
+        return Call(masked_message(message, forms), forms)
     except Exception as error:  # noqa: BLE001 - the encoder is the user's choice: any class may come
         return Call(problem=f"the message cannot be decoded: {type(error).__name__}")
-    places = frozenset(message.options.get("sensitive") or ())
-    secrets = [value for index, value in enumerate(message.args) if index in places]
-    secrets += [value for name, value in message.kwargs.items() if name in places]
-    return Call(
-        args=[MASK if index in places else value for index, value in enumerate(message.args)],
-        kwargs={name: MASK if name in places else value for name, value in message.kwargs.items()},
-        secrets=tuple(secrets),
-    )
 
 
 def percent(done: int, total: int | None) -> int | None:
@@ -106,7 +108,7 @@ def full_row(row: JobRow) -> dict[str, Any]:
     shown["cursor"] = _masked_json(call, json.dumps(row.cursor)) if row.cursor is not None else None
     shown["result"] = _masked_json(call, row.result)
     shown["traceback"] = call.masked(row.error.traceback) if row.error else None
-    shown["history"] = [_masked_entry(call, entry) for entry in row.history]
+    shown["history"] = mask_value(list(row.history), call.forms)
     return shown
 
 
@@ -118,17 +120,3 @@ def _masked_json(call: Call, text: str | None) -> Any:
         return json.loads(masked)
     except ValueError:
         return masked  # masking a number leaves no JSON
-
-
-def _masked_entry(call: Call, entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _masked_value(call, value) for key, value in entry.items()}
-
-
-def _masked_value(call: Call, value: Any) -> Any:
-    if isinstance(value, str):
-        return call.masked(value)
-    if isinstance(value, Mapping):  # the error of an attempt, which quotes arguments as freely as the last one
-        return _masked_entry(call, value)
-    if isinstance(value, (list, tuple)):
-        return [_masked_value(call, item) for item in value]
-    return value
