@@ -6,10 +6,11 @@ context: progress and checkpoints go nowhere and the cursor is None, so the same
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from playbill.errors import FenceLostError, InvalidInputError, JobCancelled
 from playbill.store.port import Claimed, NewJob, ProgressUpdate
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from playbill.store.port import Store
 
 _current: ContextVar[JobContext | None] = ContextVar("playbill_job", default=None)
+
+#: What the store's 64 bits hold.
+_MAX_UNITS: Final = 2**63 - 1
 
 #: Runs the actor's function under the attempt's deadlines; set by the worker.
 Guard = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], Any]
@@ -105,7 +109,7 @@ class JobContext:
             total: Units in all; None keeps what was said before.
 
         Raises:
-            InvalidInputError: ``done`` or ``total`` is negative.
+            InvalidInputError: ``done`` or ``total`` is negative, no whole number, or over 2^63 - 1.
             JobCancelled: The job is being cancelled.
             FenceLostError: The attempt no longer owns the job.
         """
@@ -129,7 +133,7 @@ class JobContext:
             cursor: Where a retry resumes: any JSON value; None keeps the last one.
 
         Raises:
-            InvalidInputError: ``done`` or ``total`` is negative.
+            InvalidInputError: ``done`` or ``total`` is negative, no whole number, or over 2^63 - 1.
             ForeignSessionError: The session belongs to another database than the store.
             JobCancelled: The job is being cancelled.
             FenceLostError: The attempt no longer owns the job.
@@ -162,19 +166,27 @@ class JobContext:
         await session.run_sync(lambda sync: self.checkpoint(sync, done, total, cursor))
 
     def _note(self, done: int, total: int | None) -> None:
-        if done < 0:
-            raise InvalidInputError("done", f"{done} is negative; count the units done so far from 0")
-        if total is not None and total < 0:
-            raise InvalidInputError("total", f"{total} is negative; give the units in all, or None")
-        self.done = done
+        done = _units("done", done, "count the units done so far from 0")
         if total is not None:
-            self.total = total
+            self.total = _units("total", total, "give the units in all, or None")
+        self.done = done
 
     def _stop_if_over(self) -> None:
         if self.lost:
             raise FenceLostError(f"job {self.id}: this attempt was superseded; its work is rolled back")
         if self._cancelled:
             raise JobCancelled(self.id, f"job {self.id} was cancelled")
+
+
+def _units(name: str, value: Any, remedy: str) -> int:
+    """A count that the store can keep; checked here, for at the finish the work would be done already."""
+    try:
+        count = operator.index(value)  # numpy's integers too, and no float
+    except TypeError:
+        raise InvalidInputError(name, f"{value!r} is no whole number; {remedy}") from None
+    if isinstance(value, bool) or not 0 <= count <= _MAX_UNITS:
+        raise InvalidInputError(name, f"{value!r} is not between 0 and 2^63 - 1; {remedy}")
+    return count
 
 
 def current_job() -> JobContext:

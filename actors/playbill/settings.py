@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            TomlConfigSettingsSource(settings_cls, toml_file=_config_file()),
+            _file_source(settings_cls),
         )
 
 
@@ -124,6 +124,14 @@ def load(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(_in_words(error)) from None
+
+
+def _file_source(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
+    path = _config_file()
+    try:
+        return TomlConfigSettingsSource(settings_cls, toml_file=path)
+    except (OSError, ValueError) as error:  # no TOML, no UTF-8, or not to be read
+        raise ConfigurationError(f"the settings file {path} cannot be read: {error}") from None
 
 
 def _config_file() -> Path | None:

@@ -127,3 +127,16 @@ def test_every_setting_says_what_it_means():
         assert field.description, name
         unit = next((unit for suffix, unit in UNITS if name.endswith(suffix)), "")
         assert unit in field.description, name
+
+
+@pytest.mark.parametrize("content", [b"lease_s = = 3", b'store_url = "\xff"'])
+def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path, content):
+    (tmp_path / "playbill.toml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"playbill\.toml cannot be read"):
+        load()
+
+
+def test_a_file_that_may_not_be_read_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("PLAYBILL_CONFIG", "/proc/self/mem")  # a file even root gets an error from
+    with pytest.raises(ConfigurationError, match="/proc/self/mem cannot be read"):
+        load()
