@@ -73,6 +73,20 @@ def test_every_command_has_a_line():
             assert re.search(rf"playbill {name} .*\b{child}\b", page), f"{name} {child}"
 
 
+def test_every_option_of_a_command_is_named():
+    import typer
+
+    def options(command):
+        for child in getattr(command, "commands", {}).values():
+            yield from options(child)
+        yield from (name for each in command.params if not getattr(each, "hidden", False) for name in each.opts)
+
+    page = text_of("docs/reference/cli.md")
+    named = set(re.findall(r"--[a-z-]+", page))
+    offered = {name for name in options(typer.main.get_command(app)) if name.startswith("--")}
+    assert named == offered | {"--help"}
+
+
 def test_every_exit_code_has_a_line():
     page = text_of("docs/reference/cli.md")
     for code in ExitCode:
