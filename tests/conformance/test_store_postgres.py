@@ -110,20 +110,21 @@ def test_a_live_table_of_dead_rows_is_not_scanned(postgres_store: SqlStore) -> N
     assert "jobs" not in scanned(explain(postgres_store, finish_postgres.END, **values))
 
 
-def test_a_finish_applies_though_progress_was_written_since_its_snapshot(postgres_store: SqlStore) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.RETRY])
+def test_a_finish_waits_for_nobody_and_is_asked_again(postgres_store: SqlStore, outcome: Outcome) -> None:
+    # Given: a transaction that an actor has left open
     (job, other) = start(postgres_store, "a", "b")
-    applied: list[Any] = []
+    finishes = [ended(job, outcome), ended(other)]
     with postgres_store.database.write() as connection:
         connection.execute(sa.text("UPDATE playbill.jobs SET done = 1 WHERE id = 'a'"))
-        finisher = threading.Thread(target=lambda: applied.append(finish(postgres_store, ended(other), ended(job))))
-        finisher.start()
-        waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        eventually(lambda: connection.execute(waiting).scalar_one(), deadline_s=10)
-    finisher.join(10)
-    assert applied == [{"a", "b"}]
+        # When
+        answer = postgres_store.finish(finishes, handover=IN_STORE)
+        # Then: the other job ends, and this one's fence stands
+        assert (answer.applied, answer.busy) == ({"b"}, {"a"})
+    assert postgres_store.finish(finishes, handover=IN_STORE).applied == {"a", "b"}
     row = postgres_store.get("a")
     assert row is not None
-    assert (row.status, row.done) == ("completed", 1)
+    assert row.done == 1
 
 
 def test_a_claim_from_the_store_uses_the_due_index(full_store: SqlStore) -> None:

@@ -36,7 +36,7 @@ def attempts(embedded, session):
     embedded.enqueue("noop")
     claimed = session.store.claim_next([embedded.queue], 2, worker=session.worker_id)
     session.slots.claimed_by(embedded.queue, 2)
-    return [Attempt(job, dramatiq.Message.decode(job.message), session) for job in claimed]
+    return [Attempt(job, dramatiq.Message.decode(job.message), session, worker=session.worker_id) for job in claimed]
 
 
 def test_a_suspect_that_is_given_back_before_it_starts_makes_way(session, attempts):

@@ -65,6 +65,12 @@ def with_entry(row: Any, *, outcome: str, at: datetime, error: ErrorRecord | Non
     return [*(row.history or ()), entry][-HISTORY_LIMIT:]
 
 
+def cancelled(row: Any, moment: datetime) -> Ending:
+    """The end of a job that is cancelled by others than its own attempt."""
+    history = with_entry(row, outcome=JobStatus.CANCELLED.value, at=moment, error=None)
+    return Ending(row, JobStatus.CANCELLED, history=history, bump_epoch=True)
+
+
 def bury(database: Database, connection: Connection, endings: Sequence[Ending]) -> None:
     """Move jobs to the archive and give their keys back."""
     if not endings:

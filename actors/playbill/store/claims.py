@@ -131,7 +131,14 @@ class Claims:
         claimed = tuple(_claimed(row, token) for row in rows)
         taken = {job.id for job in claimed}
         refused = {id_: epoch for id_, epoch in wanted.items() if id_ not in taken}
-        return ClaimResult(claimed, self._verdicts(refused) if refused else {})
+        if not refused:
+            return ClaimResult(claimed, {})
+        try:
+            return ClaimResult(claimed, self._verdicts(refused))
+        except StoreError:
+            # What was claimed is told to nobody.
+            self._note_lost(_LostClaim(token, tuple(taken), Handover.RELAY))
+            raise
 
     def claim_next(self, queues: Sequence[str], limit: int, *, worker: str) -> tuple[Claimed, ...]:
         """See the port."""

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from playbill.policy.states import WAITING, JobStatus
 from playbill.store import enqueue_postgres, enqueue_sqlite
-from playbill.store.archive import Ending, bury, with_entry
+from playbill.store.archive import bury, cancelled
 from playbill.store.clock import now
 from playbill.store.engine import Database
 from playbill.store.port import (
@@ -55,7 +55,7 @@ class Control:
             moment = connection.execute(sa.select(now())).scalar_one()
             waiting = [row for row in rows if row.status in WAITING]
             running = [row.id for row in rows if row.status not in WAITING]
-            bury(self._db, connection, [_cancelled(row, moment) for row in waiting])
+            bury(self._db, connection, [cancelled(row, moment) for row in waiting])
             if running:
                 told = sa.update(jobs).where(among(self._db, jobs.c.id, running))
                 connection.execute(told.values(cancelling=sa.true()))
@@ -173,11 +173,6 @@ class Parking:
             rows = connection.execute(locked_rows(query, table)).all()
             connection.execute(sa.delete(table).where(among(self._db, table.c.id, [row.id for row in rows])))
         return [_parked(row) for row in rows]
-
-
-def _cancelled(row: Any, moment: Any) -> Ending:
-    history = with_entry(row, outcome=JobStatus.CANCELLED.value, at=moment, error=None)
-    return Ending(row, JobStatus.CANCELLED, history=history, bump_epoch=True)
 
 
 def _parked(row: Any) -> ParkedMessage:

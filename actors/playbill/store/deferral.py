@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from playbill.policy.states import WAITING, JobStatus
-from playbill.store.archive import Ending, bury, with_entry
+from playbill.store.archive import Ending, bury, cancelled, with_entry
 from playbill.store.clock import now
 from playbill.store.engine import Database
 from playbill.store.port import ClaimRef, ErrorRecord, Handover
@@ -41,10 +41,12 @@ def defer(
             for row in connection.execute(locked_rows(query, jobs))
             if row.epoch == epochs[row.id] and _may_defer(row, handover)
         ]
-        over = [row for row in rows if _deferred_s(row, moment) >= fail_after_s]
-        back = [row for row in rows if _deferred_s(row, moment) < fail_after_s]
+        live = [row for row in rows if not row.cancelling]
+        over = [row for row in live if _deferred_s(row, moment) >= fail_after_s]
+        back = [row for row in live if _deferred_s(row, moment) < fail_after_s]
         error = ErrorRecord(UNKNOWN_ACTOR, reason)
         bury(database, connection, [_failed(row, error, moment) for row in over])
+        bury(database, connection, [cancelled(row, moment) for row in rows if row.cancelling])
         items = [
             Requeue(row, row.attempt - _claimed(row), delay_s, wait_reason=reason, suspect=row.suspect, deferred=True)
             for row in back

@@ -43,6 +43,8 @@ def translated(where: str) -> Iterator[None]:
         raise _translate(error.orig, where) from error
     except sqlite3.Error as error:
         raise _translate(error, where) from error
+    except (OverflowError, UnicodeError) as error:  # of the driver: a value that the database has no place for
+        raise StoreError(f"the store {where} cannot hold a value: {first_line(error)}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] != "psycopg":
             raise

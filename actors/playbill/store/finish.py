@@ -38,6 +38,7 @@ class Finishing:
 
     def finish(self, finishes: Sequence[Finish], *, handover: Handover, relay_after_s: float) -> Finished:
         """See the port."""
+        finishes = list({item.id: item for item in reversed(finishes)}.values())  # an attempt ends once: as said first
         if not finishes:
             return Finished(frozenset())
         if self._db.on_postgres and all(_is_plain(item) for item in finishes):
@@ -48,9 +49,11 @@ class Finishing:
             with self._db.write() as connection:
                 applied, published = self._finish_on(connection, finishes, handover, relay_after_s)
         lost = [item for item in finishes if item.id not in applied]
+        busy: set[str] = set()
         if lost:
             applied |= self._applied_before(lost)
-        return Finished(frozenset(applied), tuple(published))
+            busy = self._still_owned([item for item in lost if item.id not in applied])
+        return Finished(frozenset(applied), tuple(published), frozenset(busy))
 
     def _finish_on(
         self, connection: Connection, finishes: Sequence[Finish], handover: Handover, relay_after_s: float
@@ -77,10 +80,10 @@ class Finishing:
         return applied, published
 
     def _lock(self, connection: Connection, finishes: Sequence[Finish]) -> dict[str, Any]:
-        """The rows whose fence holds, locked."""
+        """The rows whose fence holds, locked; those that others hold are left out, so that no end waits for another."""
         jobs = self._db.tables.jobs
         query = sa.select(jobs).where(among(self._db, jobs.c.id, [item.id for item in finishes]))
-        found = {row.id: row for row in connection.execute(locked_rows(query, jobs))}
+        found = {row.id: row for row in connection.execute(locked_rows(query, jobs, skip_locked=True))}
         return {
             item.id: found[item.id]
             for item in finishes
@@ -177,6 +180,16 @@ class Finishing:
         with self._db.read() as connection:
             rows = connection.execute(sa.union_all(ended, back)).all()
         return {id_ for id_, epoch, token in rows if (epoch, token) == (by_id[id_].epoch, by_id[id_].token)}
+
+    def _still_owned(self, items: Sequence[Finish]) -> set[str]:
+        """Ids whose fence stands though their end did not apply: their rows were locked."""
+        if not items:
+            return set()
+        jobs = self._db.tables.jobs
+        fences = {item.id: (item.epoch, item.token) for item in items}
+        query = sa.select(jobs.c.id, jobs.c.epoch, jobs.c.token).where(among(self._db, jobs.c.id, list(fences)))
+        with self._db.read() as connection:
+            return {id_ for id_, epoch, token in connection.execute(query) if (epoch, token) == fences[id_]}
 
 
 def _is_plain(item: Finish) -> bool:

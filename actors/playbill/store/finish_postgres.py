@@ -43,6 +43,7 @@ _COLUMNS: Final = ", ".join(SHARED_COLUMNS)
 #: Locks are taken in the order of the ids. The fence is (id, epoch, token): a waiting job has no token. LATERAL with a
 #: lock, then ctid, for the reason that the claim has. A row that changed between the snapshot and its lock (progress of
 #: the same attempt) is locked at a ctid that the snapshot does not see: it is answered as not ended, and done again.
+#: A row that somebody else holds is skipped: the caller asks again, and no end of another job waits for it.
 END: Final = sa.text(
     f"""
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
@@ -57,7 +58,8 @@ input AS MATERIALIZED (
 ),
 locked AS MATERIALIZED (
     SELECT i.id, found.ctid FROM (SELECT * FROM input ORDER BY id COLLATE "C") AS i CROSS JOIN LATERAL (
-        SELECT j.ctid FROM playbill.jobs j WHERE j.id = i.id AND j.epoch = i.epoch AND j.token = i.token FOR UPDATE
+        SELECT j.ctid FROM playbill.jobs j WHERE j.id = i.id AND j.epoch = i.epoch AND j.token = i.token
+        FOR UPDATE SKIP LOCKED
     ) AS found
 ),
 gone AS (DELETE FROM playbill.jobs j WHERE j.ctid = ANY(ARRAY(SELECT ctid FROM locked)) RETURNING j.*),
@@ -92,7 +94,7 @@ SELECT locked.id, ended.id IS NOT NULL FROM locked LEFT JOIN ended ON ended.id =
 
 
 def end_jobs(connection: Connection, finishes: Sequence[tuple[Finish, str]]) -> set[str]:
-    """End attempts for good, each with its terminal status; returns the ids whose fence held.
+    """End attempts for good, each with its terminal status; returns the ids whose fence held and whose row was free.
 
     Raises:
         StoreUnavailableError: Rows went on changing under their locks.

@@ -167,10 +167,14 @@ class Publishable:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Which finishes applied (the others lost their fence), and what is to be published because of them."""
+    """Which finishes applied, and what is to be published because of them.
+
+    ``busy``: another transaction holds the row now; the fence stands, ask again. All others lost their fence.
+    """
 
     applied: frozenset[str]
     publish: tuple[Publishable, ...] = ()
+    busy: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from playbill.store.port import ErrorRecord, Handover, Publishable, Rescued
 from playbill.store.requeue import Requeue, requeue
 from playbill.store.rollups import Tally, add_rollups
 from playbill.store.sets import locked_rows
-from playbill.store.workers import mark_lost, remove_lost
+from playbill.store.workers import LOST, mark_lost, remove_lost
 
 #: Time between two looks for jobs whose worker has no row at all, which takes a pass over the live table, s.
 ORPHANS_EVERY_S: Final = 60.0
@@ -70,7 +70,7 @@ def rescue(
         .select_from(jobs.outerjoin(workers, workers.c.id == jobs.c.worker))
         .where(
             jobs.c.status == JobStatus.PROCESSING.value,
-            sa.or_(workers.c.id.is_(None), workers.c.lease_expires_at <= now()),
+            sa.or_(workers.c.id.is_(None), workers.c.state == LOST),  # a lease renewed meanwhile is not lost
         )
     )
     with database.write() as connection:

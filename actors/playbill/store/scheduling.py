@@ -62,7 +62,9 @@ class Scheduling:
             over = [row.job_id for row in rows if not row.waits]
             ready = [Publishable(row.job_id, row.epoch, row.queue, bytes(row.message)) for row in rows if row.waits]
             if over:
-                connection.execute(sa.delete(outbox).where(among(self._db, outbox.c.job_id, over)))
+                # Looked at once more: a row may be of a newer epoch than the job that was read beside it.
+                needed = sa.exists().where(jobs.c.id == outbox.c.job_id, waits)
+                connection.execute(sa.delete(outbox).where(among(self._db, outbox.c.job_id, over), ~needed))
             if ready:
                 later = sa.update(outbox).where(among(self._db, outbox.c.job_id, [job.id for job in ready]))
                 connection.execute(later.values(publish_at=after(relay_after_s)))

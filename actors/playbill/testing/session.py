@@ -75,7 +75,7 @@ class _OneByOne(StoreConsumer):
             claimed = session.store.claim_next(sorted(session.broker.queues), 1, worker=session.worker_id)
             if not claimed:
                 return None
-            self.take_claimed(claimed)
+            self.take_claimed(claimed, worker=session.worker_id)
             self._ready.extend(self._suspects)  # here, everything runs alone
             self._suspects.clear()
         return self._ready.popleft()
@@ -122,6 +122,10 @@ class CallerSession(WorkerSession):
             self.broker.emit_after("worker_shutdown", self._worker)
             set_event_loop_thread(self._outer_loop)
         self.store.end_worker(self.worker_id, reason="the test is over")
+
+    def holds(self, attempt: Attempt) -> bool:  # noqa: ARG002 - as in the base
+        """Always: nobody else works here, and a debugger may stop this process for longer than a lease."""
+        return True
 
     def run_next(self) -> str | None:
         """Run the job that has been due for longest; its end is committed when this returns.

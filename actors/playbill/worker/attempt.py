@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -40,6 +41,8 @@ class JobProxy(dramatiq.MessageProxy):  # type: ignore[misc, unused-ignore]
     """A claimed message on its way through Dramatiq's worker."""
 
     def __init__(self, message: dramatiq.Message[Any], attempt: Attempt) -> None:
+        # Dramatiq's worker would keep a message with an eta until then; a claimed job is due.
+        message.options.pop("eta", None)
         super().__init__(message)
         self.attempt = attempt
 
@@ -49,10 +52,20 @@ class JobProxy(dramatiq.MessageProxy):  # type: ignore[misc, unused-ignore]
 
 
 class Attempt:
-    """An attempt, from claim to finish. Every method but the watchdog's runs in the thread of the actor."""
+    """An attempt, from claim to finish. Every method but the watchdog's runs in the thread of the actor.
 
-    def __init__(self, claimed: Claimed, message: dramatiq.Message[Any], session: WorkerSession) -> None:
+    Args:
+        claimed: The job, as the store gave it.
+        message: Its message.
+        session: The worker.
+        worker: Id under whose lease the job was claimed.
+    """
+
+    def __init__(
+        self, claimed: Claimed, message: dramatiq.Message[Any], session: WorkerSession, *, worker: str
+    ) -> None:
         self.claimed = claimed
+        self.worker = worker
         self.message = JobProxy(message, self)
         self.policy: EffectivePolicy = session.policies.of(message)
         self.finish: Finish | None = None
@@ -66,9 +79,12 @@ class Attempt:
         self.soft_at: float | None = None
         self.hard_at: float | None = None
         self.cancel_seen_at: float | None = None
+        self.lost_seen_at: float | None = None
         self.interrupts = InterruptGuard()
         self._session = session
-        self._outcome = Outcome.COMPLETED
+        self._end = threading.Lock()
+        self._outcome: Outcome | None = None  #: None until there is a verdict
+        self._wait_reason: str | None = None
         self._delay_s = 0.0
         self._error: ErrorRecord | None = None
         self._result: str | None = None
@@ -81,7 +97,22 @@ class Attempt:
 
     # -- called by the middleware --------------------------------------------------------------------------------
     def begin(self) -> None:
-        """Make the job the thread's current one; refuse it if it waited longer than its ``max_age``."""
+        """Make the job the thread's current one; refuse it if it waited too long, or if others may have it by now.
+
+        Raises:
+            SkipMessage: It does not run; nothing else, for Dramatiq would run it in spite of another error.
+        """
+        try:
+            self._begin()
+        except SkipMessage:
+            raise
+        except Exception as error:
+            log.exception(events.JOB_FAILED, error="InvalidMessage")
+            self._error = ErrorRecord("InvalidMessage", self._clean(f"cannot begin: {type(error).__name__}: {error}"))
+            self.message.fail()
+            raise SkipMessage("the attempt cannot begin") from error
+
+    def _begin(self) -> None:
         self.started_at = time.monotonic()
         self._session.begun(self)
         options = self.message.options
@@ -93,6 +124,9 @@ class Attempt:
         )
         self._span = attempt_span(f"run {claimed.actor}", traceparent, {"messaging.message.id": claimed.id})
         self._span.__enter__()
+        if not self._session.holds(self):
+            self._outcome, self._wait_reason = Outcome.RELEASE, "given back: its worker had lost its lease"
+            raise SkipMessage("the lease is lost")
         max_age_s = self.policy.max_age_s
         if max_age_s is not None and (claimed.started_at - claimed.run_at).total_seconds() > max_age_s:
             self._error = ErrorRecord("Expired", f"waited longer than its max age of {max_age_s:g} s")
@@ -105,16 +139,24 @@ class Attempt:
         return self._error
 
     def judge(self, result: Any, exception: BaseException | None) -> None:
-        """Decide what becomes of the job."""
+        """Decide what becomes of the job. Never raises: without a verdict, Dramatiq would go on as if all were well."""
         self._exception = exception
+        try:
+            self._judge(result, exception)
+        except Exception as error:
+            log.exception(events.JOB_FAILED, error="VerdictError")
+            self._fail("VerdictError", f"{type(error).__name__} while its end was judged; see the worker's log")
+
+    def _judge(self, result: Any, exception: BaseException | None) -> None:
         if exception is None:
             # Before the callbacks and pipelines are asked: a result that cannot be kept is a failure to them, too.
             self._result = self._encode(result)
-            self.completed = self._outcome is Outcome.COMPLETED
-            self.final_failure = not self.completed
-            return
-        if self.context.lost or isinstance(exception, (FenceLostError, LeaseLostInterrupt)):
+            if self._outcome is None:
+                self._outcome, self.completed = Outcome.COMPLETED, True
+        elif self.context.lost or isinstance(exception, (FenceLostError, LeaseLostInterrupt)):
+            # By its fence, so this does nothing where others have the job already.
             self.context.lost = True
+            self._outcome, self._wait_reason = Outcome.RELEASE, "given back: its worker had lost it"
         elif self.context.cancelled and isinstance(exception, (JobCancelled, CancelInterrupt)):
             self._outcome = Outcome.CANCELLED
         elif isinstance(exception, Shutdown):
@@ -125,8 +167,7 @@ class Attempt:
     def conclude(self) -> None:
         """Turn all that into a finish; the consumer hands it on when Dramatiq acknowledges the message."""
         try:
-            if not self.context.lost:
-                self.finish = self._make_finish()
+            self.finish = self._make_finish()
         finally:
             self._leave()
 
@@ -136,9 +177,15 @@ class Attempt:
             if self.message.failed:
                 self._outcome = Outcome.FAILED
                 self._error = self._error or ErrorRecord("Skipped", "a middleware skipped and failed the message")
+            elif self._outcome is None:
+                self._outcome = Outcome.COMPLETED
             self.finish = self._make_finish()
         finally:
             self._leave()
+
+    def may_end(self) -> bool:
+        """True once: of all who would end this attempt (its thread, the watchdog, a drain) one hands in a finish."""
+        return self._end.acquire(blocking=False)
 
     def let_go(self) -> None:
         """Break the circles between attempt, message and context: memory is then free without a garbage collection."""
@@ -198,13 +245,15 @@ class Attempt:
 
     def _record(self, exception: BaseException) -> ErrorRecord:
         text = "".join(traceback.format_exception(exception, limit=-_TRACEBACK_FRAMES))[-_TRACEBACK_CHARS:]
-        return ErrorRecord(type(exception).__name__, self._clean(str(exception))[:_MESSAGE_CHARS], self._clean(text))
+        return ErrorRecord(type(exception).__name__, self._clean(_text(exception))[:_MESSAGE_CHARS], self._clean(text))
 
     def _clean(self, text: str) -> str:
         """Without secret arguments, and without NUL, which PostgreSQL refuses in text."""
         return mask_forms(text, self._secrets).replace("\x00", "\\x00")
 
     def _make_finish(self) -> Finish:
+        if self._outcome is None:
+            return self.failure("MiddlewareError", "a middleware failed; see the worker's log")
         follow_ups = self._follow_ups()
         group = self.message.options.get(OPTION_GROUP) if self._outcome is Outcome.COMPLETED else None
         return self._finish(
@@ -212,6 +261,7 @@ class Attempt:
             delay_s=self._delay_s,
             result=self._result if self._outcome is Outcome.COMPLETED else None,
             error=self._error,
+            wait_reason=self._wait_reason,
             follow_ups=follow_ups,
             group=group,
             group_callbacks=self._group_callbacks() if group else (),
@@ -239,8 +289,8 @@ class Attempt:
         if result is None or not self.policy.store_results:
             return None
         try:
-            text = json.dumps(result, separators=(",", ":"))
-        except (TypeError, ValueError) as error:
+            text = json.dumps(result, separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
             self._fail("ResultNotSerializable", f"the result of {self.claimed.actor} is no JSON: {error}")
             return None
         limit = self._session.settings.result_limit_bytes
@@ -251,11 +301,12 @@ class Attempt:
                 f"the result has {size} bytes, over the limit of {limit}; store it elsewhere and return a reference",
             )
             return None
-        return text.replace("\\u0000", "\\ufffd")
+        return text
 
     def _fail(self, kind: str, reason: str) -> None:
         """Fail for good although the actor returned."""
         self._outcome = Outcome.FAILED
+        self.completed, self.final_failure = False, True
         self._error = ErrorRecord(kind, self._clean(reason))
         log.error(events.JOB_FAILED, error=kind, reason=reason)
 
@@ -284,6 +335,13 @@ class Attempt:
         unbind_job()
 
 
+def _text(exception: BaseException) -> str:
+    try:
+        return str(exception)
+    except Exception:  # noqa: BLE001 - an exception's own ``__str__`` may raise anything
+        return "its text cannot be had: __str__ raised"
+
+
 def _requested_delay_s(exception: BaseException) -> float | None:
     if isinstance(exception, Retry) and exception.delay is not None:
         return float(exception.delay) / 1000
@@ -292,7 +350,7 @@ def _requested_delay_s(exception: BaseException) -> float | None:
 
 def _secrets(message: dramatiq.Message[Any]) -> tuple[str, ...]:
     places = message.options.get(OPTION_SENSITIVE)
-    if not places:
+    if not isinstance(places, list | tuple):
         return ()
     values = [message.args[place] for place in places if isinstance(place, int) and place < len(message.args)]
     values += [message.kwargs[place] for place in places if isinstance(place, str) and place in message.kwargs]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _MAX_BATCH = 500
+_BUSY_PAUSE_S = 0.1
 _MAX_BACKOFF_S = 2.0
 
 
@@ -130,12 +131,16 @@ class Finisher:
         pause_s = 0.1
         while True:
             try:
-                self._commit(batch)
+                batch = self._commit(batch)
             except StoreError as error:
                 if not error.retryable:
                     return self._commit_singly(batch, error)
                 log.warning(events.STORE_UNAVAILABLE, waiting_finishes=len(batch), error=str(error))
+            except Exception as error:  # this thread must not die: whatever it is, it is about one of these
+                log.exception(events.STORE_ERROR, waiting_finishes=len(batch))
+                return self._commit_singly(batch, error)
             else:
+                self._add_again(batch)
                 return True
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 with self._condition:
@@ -147,17 +152,29 @@ class Finisher:
                 time.sleep(min(pause_s, 0.2))  # the store's next chance, within the deadline
             pause_s = min(pause_s * 2, _MAX_BACKOFF_S)
 
-    def _commit(self, batch: Sequence[Finish]) -> None:
+    def _add_again(self, busy: list[Finish]) -> None:
+        """Ends of jobs whose rows are locked, perhaps by a transaction that their actor left open: others go first."""
+        if busy:
+            with self._condition:
+                self._condition.wait_for(lambda: self._closing, timeout=_BUSY_PAUSE_S)
+                self._finishes += busy
+
+    def _commit(self, batch: Sequence[Finish]) -> list[Finish]:
+        """Commit; returns those whose rows were locked by others."""
         finished = self._broker.store.finish(
             batch, handover=self._broker.handover, relay_after_s=self._settings.relay_after_s
         )
         self._broker.publish([Outgoing(p.id, p.epoch, p.queue, p.message) for p in finished.publish])
+        busy = [finish for finish in batch if finish.id in finished.busy]
+        if busy:
+            batch = [finish for finish in batch if finish.id not in finished.busy]
         self.committed += len(batch)
         if len(finished.applied) < len(batch):
             for finish in batch:
                 if finish.id not in finished.applied:
                     log.warning(events.JOB_FENCE_LOST, job_id=finish.id, outcome=finish.outcome.value)
         self._observe(batch)
+        return busy
 
     @staticmethod
     def _observe(batch: Sequence[Finish]) -> None:
@@ -165,7 +182,7 @@ class Finisher:
 
         metrics().observe_finished(batch)
 
-    def _commit_singly(self, batch: list[Finish], error: StoreError) -> bool:
+    def _commit_singly(self, batch: list[Finish], error: Exception) -> bool:
         """The store refuses something in the batch: find it, and fail that job with the reason."""
         if len(batch) > 1:
             outcomes = [self._commit_until_done([finish]) for finish in batch]
@@ -175,7 +192,7 @@ class Finisher:
         if finish.error is not None and finish.error.type == "FinishRefused":
             self._refused(finish)
             return True
-        record = ErrorRecord("FinishRefused", f"the store refused what the job returned: {error}"[:2000])
+        record = ErrorRecord("FinishRefused", f"the store refused how the job ended: {error}"[:2000])
         failed = Finish(finish.id, finish.epoch, finish.token, Outcome.FAILED, finish.queue, finish.actor, error=record)
         return self._commit_until_done([failed])
 
@@ -187,3 +204,5 @@ class Finisher:
             with self._condition:
                 for update in updates:
                     self._progress.setdefault(update.id, update)
+        except Exception:  # as above; progress is told again with the next report, or with the end
+            log.exception(events.STORE_ERROR, lost_progress=len(updates))

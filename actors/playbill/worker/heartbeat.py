@@ -31,7 +31,7 @@ class Heartbeat:
         self._session = session
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="playbill-heartbeat", daemon=True)
-        self.beat_at = time.monotonic()
+        self._lease_until = 0.0
 
     def start(self) -> None:
         """Start the thread."""
@@ -41,6 +41,15 @@ class Heartbeat:
     def alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def lease_holds(self) -> bool:
+        """Whether the lease certainly runs still. False also right after this process or its machine stood still."""
+        return time.monotonic() < self._lease_until
+
+    def renewed(self, asked_at: float) -> None:
+        """A lease was granted to a request of ``asked_at`` (monotonic, s): before the store's own clock started it."""
+        self._lease_until = asked_at + self._session.settings.lease_s
 
     def stop(self) -> None:
         """Renew no more."""
@@ -61,16 +70,18 @@ class Heartbeat:
         """Renew the lease once."""
         session = self._session
         running = {attempt.claimed.id: attempt for attempt in session.running() if not attempt.abandoned}
+        asked_at = time.monotonic()
         reply = session.store.heartbeat(
             session.worker_id,
             lease_s=session.settings.lease_s,
             running=sorted(running),
             state="draining" if session.leaving else "running",
         )
-        self.beat_at = time.monotonic()
         if not reply.known:
-            self._lease_lost()
+            log.error(events.WORKER_LEASE_LOST, worker=session.worker_id)
+            session.begin_anew()
             return
+        self.renewed(asked_at)
         now = time.monotonic()
         for job_id in reply.cancelling:
             attempt = running.get(job_id)
@@ -79,14 +90,6 @@ class Heartbeat:
                 attempt.cancel_seen_at = now
         if reply.policy_version != session.policies.version:
             session.policies.load()
-
-    def _lease_lost(self) -> None:
-        """We were silent for a whole lease: our jobs were taken back, what runs here now is a ghost."""
-        session = self._session
-        log.error(events.WORKER_LEASE_LOST, worker=session.worker_id)
-        for attempt in session.running():
-            attempt.context.lost = True
-        session.register()
 
     def _check_size(self) -> None:
         limit_mb = self._session.settings.max_memory_mb

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,16 @@ from dramatiq.errors import DecodeError
 from playbill.broker.port import Delivery
 from playbill.observe import events
 from playbill.observe.log import get_logger
-from playbill.store.port import FIRST_EPOCH, ClaimRef, NewJob, ParkedMessage, Verdict
+from playbill.store.port import FIRST_EPOCH, ClaimRef, NewJob, ParkedMessage
 
 if TYPE_CHECKING:
     from playbill.worker.session import WorkerSession
 
 log = get_logger(__name__)
+
+#: Longest id: AMQP's short strings hold no more.
+MAX_ID_BYTES = 255
+MISSING_REASON = "its job is not in the store: another store's message, or past its retention"
 
 
 @dataclass(slots=True)
@@ -31,6 +35,19 @@ class Incoming:
     ref: ClaimRef
     foreign: bool
     run_at: datetime | None = None  #: when a plain producer wants it to run
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A delivery that cannot become a job, as it is to be parked: under one id, however often that is tried."""
+
+    delivery: Delivery
+    message: ParkedMessage
+
+    @classmethod
+    def of(cls, queue: str, delivery: Delivery, reason: str) -> Garbage:
+        """Park it for that reason."""
+        return cls(delivery, ParkedMessage(uuid.uuid4().hex, queue, delivery.body, reason, _plain_headers(delivery)))
 
 
 class Sorter:
@@ -45,18 +62,17 @@ class Sorter:
         self._session = session
         self._queue = queue
 
-    def sort(self, deliveries: Sequence[Delivery]) -> list[Incoming]:
-        """Decode deliveries; what is no message is parked and acknowledged."""
+    def sort(self, deliveries: Sequence[Delivery]) -> tuple[list[Incoming], list[Garbage]]:
+        """Decode deliveries; what is no message is to be parked."""
         incoming: list[Incoming] = []
-        parked: list[tuple[Delivery, str]] = []
+        garbage: list[Garbage] = []
         for delivery in deliveries:
             try:
                 incoming.append(self._read(delivery))
             except (DecodeError, TypeError, ValueError) as error:
-                parked.append((delivery, f"no Dramatiq message: {getattr(error, 'error', error)}"))
-        if parked:
-            self._park(parked)
-        return incoming
+                reason = f"no Dramatiq message: {getattr(error, 'error', error)}"
+                garbage.append(Garbage.of(self._queue, delivery, reason))
+        return incoming, garbage
 
     def _read(self, delivery: Delivery) -> Incoming:
         message = dramatiq.Message.decode(delivery.body)
@@ -65,6 +81,9 @@ class Sorter:
         if job_id is not None and epoch is not None:
             if not isinstance(job_id, str) or not isinstance(epoch, int):
                 raise ValueError(f"its headers are of another kind: {job_id!r}, {epoch!r}")
+            _check_id(job_id)
+            if message.queue_name != self._queue:  # Dramatiq looks the consumer up by it
+                message = message.copy(queue_name=self._queue)
             return Incoming(delivery, message, ClaimRef(job_id, epoch), foreign=False)
         # With its eta, Dramatiq's worker would keep it until then; here the row waits.
         options = dict(message.options)
@@ -101,30 +120,12 @@ class Sorter:
             self._session.defer(refs, actor)
         return [each for each in incoming if each.message.actor_name in actors]
 
-    def refused(self, runnable: Sequence[Incoming], verdicts: Mapping[str, Verdict]) -> list[Incoming]:
-        """Deal with refused claims; returns those to ask for again. The others may be acknowledged."""
-        if not verdicts:
-            return []
-        missing = [
-            (each.delivery, "its job is not in the store: another store's message, or past its retention")
-            for each in runnable
-            if verdicts.get(each.ref.id) is Verdict.MISSING
-        ]
-        if missing:
-            self._park(missing, acknowledge=False)
-        return [each for each in runnable if verdicts.get(each.ref.id) is Verdict.LOCKED]
-
-    def _park(self, parked: Sequence[tuple[Delivery, str]], *, acknowledge: bool = True) -> None:
-        self._session.store.park(
-            [
-                ParkedMessage(uuid.uuid4().hex, self._queue, delivery.body, reason, _plain_headers(delivery))
-                for delivery, reason in parked
-            ]
-        )
-        for delivery, reason in parked:
-            log.error(events.JOB_PARKED, queue=self._queue, reason=reason, size_bytes=len(delivery.body))
-        if acknowledge:
-            self._session.ack([delivery for delivery, _ in parked])
+    def park(self, garbage: Sequence[Garbage]) -> None:
+        """Keep messages that cannot become jobs; safe to repeat."""
+        self._session.store.park([each.message for each in garbage])
+        for each in garbage:
+            message = each.message
+            log.error(events.JOB_PARKED, queue=message.queue, reason=message.reason, size_bytes=len(message.body))
 
 
 def _check(message: dramatiq.Message[Any]) -> None:
@@ -137,6 +138,13 @@ def _check(message: dramatiq.Message[Any]) -> None:
             raise ValueError(f"{name} is {value!r}, which has control characters")
     if not isinstance(message.kwargs, dict):
         raise ValueError(f"kwargs is {message.kwargs!r}, not a dict")  # noqa: TRY004
+    _check_id(message.message_id)
+
+
+def _check_id(job_id: str) -> None:
+    """An id must fit into a header, a property and an index entry."""
+    if not job_id or not job_id.isprintable() or len(job_id.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"its id {job_id[:80]!r} is not 1 to {MAX_ID_BYTES} bytes of printable text")
 
 
 def _time(eta_ms: Any) -> datetime | None:

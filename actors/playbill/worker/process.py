@@ -1,7 +1,7 @@
 """One worker process, a child of the supervisor: reads its orders from standard input, works until told to stop.
 
 Orders come as one JSON line on standard input, never as arguments: they hold URLs with passwords. What the child has
-to say (hello, heartbeats, that it leaves) goes as JSON lines to a pipe of the supervisor's.
+to say (hello, beats of its life, that it leaves) goes as JSON lines to a pipe of the supervisor's.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from playbill import client
+from playbill.broker.base import PlaybillBroker
 from playbill.broker.port import Intake
 from playbill.errors import PlaybillError
+from playbill.observe import events
 from playbill.observe.log import configure_logging, get_logger
 from playbill.settings import Settings
 from playbill.worker.modules import load_actors
@@ -31,6 +33,7 @@ EXIT_DRAINED = 0
 EXIT_REFUSED = 3  #: it cannot work at all (a module does not import, the store is not migrated): do not restart
 
 _BEAT_S = 1.0
+_STORE_PAUSE_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -55,6 +58,7 @@ class WorkerProcess:
         self._settings = Settings(**orders["settings"])
         self._pipe = orders["pipe"]
         self._stop = threading.Event()
+        self._over = threading.Event()
         self._session: WorkerSession | None = None
         self._parent = os.getppid()
 
@@ -63,21 +67,19 @@ class WorkerProcess:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor tells us
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
         configure_logging(self._settings)
+        # In a thread of its own, since a drain may take minutes and so may an outage of the store at the start.
+        threading.Thread(target=self._beat, name="playbill-beat", daemon=True).start()
         try:
-            self._session = session = self._start(self._orders["modules"])
+            session = self._start_when_possible()
         except PlaybillError as error:
             self._tell({"refused": str(error)})
             return EXIT_REFUSED
-        self._tell({"worker": session.worker_id, "actors": sorted(session.broker.actors)})
-        while not self._stop.wait(_BEAT_S):
-            sick = session.sick()
-            if sick is not None:
-                session.leave(sick)
-            if not self._tell({"beat": True, "sick": sick, "running": len(session.running())}):
-                break
-            if os.getppid() != self._parent:
-                break
+        if session is None:
+            return EXIT_DRAINED
+        self._session = session
+        self._stop.wait()
         clean = session.drain(self._settings.drain_grace_s)
+        self._over.set()
         self._tell({"drained": clean})
         if clean:
             client.reset()
@@ -86,21 +88,50 @@ class WorkerProcess:
         sys.stderr.flush()
         os._exit(EXIT_DRAINED)
 
-    def _start(self, modules: Sequence[str]) -> WorkerSession:
-        runtime = client.configure(self._settings)
-        load_actors(modules, runtime.broker)
-        runtime.broker.emit_after("process_boot")
+    def _beat(self) -> None:
+        """Tell once a second that this process lives, and leave where it should."""
+        while not self._over.wait(_BEAT_S):
+            session = self._session
+            sick = session.sick() if session is not None else None
+            if session is not None and sick is not None:
+                session.leave(sick)
+            worker = {"worker": session.worker_id} if session is not None else {}
+            if not self._tell({"beat": True, "sick": sick, **worker}) or os.getppid() != self._parent:
+                self._stop.set()
+                return
+
+    def _start_when_possible(self) -> WorkerSession | None:
+        """Start; wait for a store that is away. None where it was stopped before."""
+        booted = False
+        while not self._stop.is_set():
+            try:
+                runtime = client.configure(self._settings)
+                load_actors(self._orders["modules"], runtime.broker)
+                if not booted:
+                    runtime.broker.emit_after("process_boot")
+                    booted = True
+                return self._start(runtime.broker)
+            except PlaybillError as error:
+                if not error.retryable:
+                    raise
+                log.warning(events.STORE_UNAVAILABLE, error=str(error))
+                self._stop.wait(_STORE_PAUSE_S)
+        return None
+
+    def _start(self, broker: PlaybillBroker) -> WorkerSession:
         # What is loaded by now stays: no garbage collection needs to look at it again.
         gc.collect()
         gc.freeze()
         session = WorkerSession(
-            runtime.broker,
+            broker,
             queues=self._orders["queues"],
             threads=self._orders["threads"],
             make_intake=_intake_maker(self._settings),
             on_leaving=self._leaving,
         )
+        self._tell({"worker": session.worker_id})  # before its first job, which may end this process
         session.start()
+        self._tell({"ready": True})
         return session
 
     def _leaving(self, reason: str) -> None:

@@ -59,7 +59,7 @@ class WorkerSession:
         self.broker = broker
         self.store = broker.store
         self.settings = broker.settings
-        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.worker_id = _new_id()
         self.queues = dict(queues)
         self.slots = Slots(threads, self.settings.flush_interval_ms / 1000, self.queues)
         self.policies = Policies(self.store, broker, self.settings)
@@ -100,6 +100,7 @@ class WorkerSession:
 
     def register(self) -> None:
         """Make the worker's row with its lease."""
+        asked_at = time.monotonic()
         info = WorkerInfo(
             id=self.worker_id,
             hostname=socket.gethostname(),
@@ -110,6 +111,23 @@ class WorkerSession:
             version=__version__,
         )
         self.store.register_worker(info, lease_s=self.settings.lease_s)
+        self.heartbeat.renewed(asked_at)
+
+    def begin_anew(self) -> None:
+        """The lease was lost and the jobs are being taken back: go on as another worker, with none of them.
+
+        What runs is told to stop; what it had claimed and not started is given back. Both by their fence, so that it
+        does nothing where the rescue was faster.
+        """
+        for attempt in self.running():
+            attempt.context.lost = True
+        self.worker_id = _new_id()
+        self.register()
+        self._release_unstarted("its worker had lost its lease", all_claimed=True)
+
+    def holds(self, attempt: Attempt) -> bool:
+        """Whether a claimed job is still this worker's for certain."""
+        return attempt.worker == self.worker_id and self.heartbeat.lease_holds
 
     def leave(self, reason: str) -> None:
         """Take nothing new, because this process should be replaced; its owner drains it."""
@@ -137,11 +155,11 @@ class WorkerSession:
                 self._intake.reject_to_broker(self._intake.suspend(dq_name(queue)))
         if self._worker is not None:
             self.broker.emit_before("worker_shutdown", self._worker)
-        self._release_unstarted("the worker drains")
+        self._release_unstarted("the worker drains", all_claimed=True)
         deadline = time.monotonic() + grace_s
         while self._unfinished() and time.monotonic() < deadline:
             self.slots.wait_for_change(min(0.1, max(0.001, deadline - time.monotonic())))
-            self._release_unstarted("the worker drains")
+            self._release_unstarted("the worker drains", all_claimed=True)
         left = [attempt for attempt in self.running() if not attempt.abandoned]
         for attempt in left:
             self._abandon(attempt, attempt.ended(Outcome.RELEASE, "released: its worker had to go"))
@@ -264,7 +282,11 @@ class WorkerSession:
             log.warning(events.STORE_UNAVAILABLE, error=str(error))
         finally:
             self._suspect = None
-            self.alone = self.suspects_waiting() > 0
+            self._recount_suspects()
+
+    def _recount_suspects(self) -> None:
+        """Nothing else is claimed while a suspect runs, or waits to."""
+        self.alone = self._suspect is not None or self.suspects_waiting() > 0
 
     # -- attempts ------------------------------------------------------------------------------------------------
     def running(self) -> list[Attempt]:
@@ -278,40 +300,40 @@ class WorkerSession:
 
     def ended(self, attempt: Attempt) -> None:
         """Dramatiq is through with an attempt: commit its finish."""
-        if attempt.abandoned:
+        if not attempt.may_end():
             return
         started = self._running.pop(id(attempt), None) is not None
-        finish = attempt.finish
-        if finish is None and not attempt.context.lost:
-            # A middleware failed before or after ours: an unjudged attempt counts as a failure, never as done.
-            finish = attempt.failure("MiddlewareError", "a middleware failed; see the worker's log")
-        if finish is not None:
-            self.finisher.add(finish)
+        # A middleware failed before or after ours: an unjudged attempt counts as a failure, never as done.
+        finish = attempt.finish or attempt.failure("MiddlewareError", "a middleware failed; see the worker's log")
+        self.finisher.add(finish)
         begun = attempt.started_at
         self.slots.finished(time.monotonic() - begun if begun is not None else 0.0, started=started)
         if self._suspect is attempt:
             self._end_alone(attempt)
         attempt.let_go()
         limit = self.settings.max_jobs_per_process
-        if limit is not None and self.slots.ended >= limit:
+        if limit is not None and self.slots.done >= limit:
             self.leave(f"{limit} jobs done")
 
     def release(self, attempts: Sequence[Attempt], reason: str = "the worker drains") -> None:
         """Give unstarted attempts back."""
         for attempt in attempts:
-            self.finisher.add(attempt.ended(Outcome.RELEASE, reason))
-            self.slots.finished(0.0, started=False)
-            self._end_alone(attempt)
+            if attempt.may_end():
+                self.finisher.add(attempt.ended(Outcome.RELEASE, reason))
+                self.slots.finished(0.0, started=False)
+                self._end_alone(attempt)
+        self._recount_suspects()
 
     def unhoard(self) -> None:
         """Jobs take longer than expected: give back what another worker could start."""
         self.slots.forget_speed()
-        self._release_unstarted(None)
+        self._release_unstarted("given back by a busy worker", all_claimed=False)
         if self._intake is not None:
             for queue in self.queues:
                 self._intake.set_prefetch(queue, self.slots.prefetch)
 
-    def _release_unstarted(self, reason: str | None) -> None:
+    def _release_unstarted(self, reason: str, *, all_claimed: bool) -> None:
+        """Release what Dramatiq's threads have not taken up; with ``all_claimed`` also what they were not given yet."""
         worker = self._worker
         if worker is None:
             return
@@ -319,22 +341,25 @@ class WorkerSession:
         for item in iter_queue(worker.work_queue):
             attempts.append(item.message.attempt)
             worker.work_queue.task_done()
-        if self.leaving:
+        if all_claimed:
             for consumer in list(self._consumers.values()):
                 attempts.extend(consumer.give_back())
         if attempts:
-            log.info(events.JOB_RELEASED, jobs=len(attempts), reason=reason or "running jobs take long")
-            self.release(attempts, reason or "given back by a busy worker")
+            log.info(events.JOB_RELEASED, jobs=len(attempts), reason=reason)
+            self.release(attempts, reason)
 
     def abandon(self, attempt: Attempt, finish: Finish, reason: str) -> None:
         """An attempt does not stop: write its end, and have the process replaced."""
-        self._abandon(attempt, finish)
-        self.leave(reason)
+        if self._abandon(attempt, finish):
+            self.leave(reason)
 
-    def _abandon(self, attempt: Attempt, finish: Finish) -> None:
+    def _abandon(self, attempt: Attempt, finish: Finish) -> bool:
+        if not attempt.may_end():
+            return False  # it has just stopped by itself
         attempt.abandoned = True
         attempt.context.lost = True
         self.finisher.add(finish)
+        return True
 
     def _finish_refused(self, finish: Finish) -> None:
         self.leave(f"the store refuses the end of job {finish.id}")
@@ -342,6 +367,11 @@ class WorkerSession:
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish through the broker."""
         self.broker.publish(messages)
+
+
+def _new_id() -> str:
+    """Readable, and new each time: a lease that was lost is never taken up again."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _bare_finish(job: Claimed, outcome: Outcome, error: ErrorRecord | None = None) -> Finish:

@@ -41,6 +41,7 @@ class Slots:
         self._running = 0
         self._mean_s: float | None = None
         self._ended = 0
+        self._done = 0
         self._watchers = 0
 
     # -- figures -------------------------------------------------------------------------------------------------
@@ -63,6 +64,11 @@ class Slots:
     def ended(self) -> int:
         """Jobs ended so far; a figure that stands still shows a stall."""
         return self._ended
+
+    @property
+    def done(self) -> int:
+        """Jobs run so far; those given back unstarted do not count."""
+        return self._done
 
     @property
     def target(self) -> int:
@@ -122,6 +128,7 @@ class Slots:
             self._ended += 1
             if started:
                 self._running -= 1
+                self._done += 1
                 mean = self._mean_s
                 if mean is None:
                     self._mean_s = run_s

@@ -56,7 +56,9 @@ class Child:
             self.process.stdin.close()
         self.started_at = self.heard_at = time.monotonic()
         self.worker_id: str | None = None
+        self.ready = False
         self.leaving: str | None = None
+        self.leaving_since: float | None = None
         self.refused: str | None = None
         self.sick: str | None = None
         self.replaced = False
@@ -72,13 +74,15 @@ class Child:
             self.heard_at = time.monotonic()
             message = json.loads(line)
             self.worker_id = message.get("worker", self.worker_id)
-            self.leaving = message.get("leaving", self.leaving)
+            self.ready = message.get("ready", self.ready)
+            if "leaving" in message and self.leaving is None:
+                self.leaving, self.leaving_since = message["leaving"], self.heard_at
             self.refused = message.get("refused", self.refused)
             self.sick = message.get("sick")
 
     def stuck(self, now: float) -> bool:
         """Whether the child has been silent for too long."""
-        return now - self.heard_at > (_SILENT_S if self.worker_id is not None else _START_S)
+        return now - self.heard_at > (_SILENT_S if self.ready else _START_S)
 
     def close(self) -> None:
         """Close the pipe."""
@@ -149,9 +153,15 @@ class Supervisor:
         for child in list(self._children):
             if child.process.poll() is not None:
                 self._reap(child, stop)
-            elif child.stuck(now):
-                log.error(events.WORKER_PROCESS_ENDED, pid=child.process.pid, reason="silent: killed")
+            elif child.stuck(now) or self._overdue(child, now):
+                reason = "silent: killed" if child.stuck(now) else "does not end after its drain: killed"
+                log.error(events.WORKER_PROCESS_ENDED, pid=child.process.pid, reason=reason)
                 child.process.kill()
+
+    def _overdue(self, child: Child, now: float) -> bool:
+        """Whether a child that is to be replaced should long have ended."""
+        since = child.leaving_since
+        return since is not None and now - since > self._settings.drain_grace_s + _KILL_AFTER_S
 
     def _listen(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -238,7 +248,7 @@ class Supervisor:
         return None
 
     def _unready(self) -> str | None:
-        ready = sum(1 for child in list(self._children) if child.worker_id is not None and child.leaving is None)
+        ready = sum(1 for child in list(self._children) if child.ready and child.leaving is None)
         return None if ready >= self._wanted else f"{ready} of {self._wanted} processes are ready"
 
     def _forget_metrics(self, pid: int) -> None:

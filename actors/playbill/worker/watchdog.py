@@ -67,7 +67,7 @@ class Watchdog:
             return
         settings = self._session.settings
         if attempt.context.lost:
-            attempt.interrupts.interrupt(LeaseLostInterrupt)
+            self._stop_lost(attempt, now)
         elif attempt.cancel_seen_at is not None:
             if now >= attempt.cancel_seen_at + settings.cancel_grace_s:
                 attempt.interrupts.interrupt(CancelInterrupt)
@@ -75,6 +75,14 @@ class Watchdog:
                 self._session.abandon(attempt, attempt.ended(Outcome.CANCELLED), "a cancelled job does not stop")
         else:
             self._look_at_limits(attempt, now)
+
+    def _stop_lost(self, attempt: Attempt, now: float) -> None:
+        attempt.interrupts.interrupt(LeaseLostInterrupt)
+        if attempt.lost_seen_at is None:
+            attempt.lost_seen_at = now
+        elif now >= attempt.lost_seen_at + attempt.policy.time_limit_grace_s:
+            reason = "given back: its worker had lost it, and it did not stop"
+            self._session.abandon(attempt, attempt.ended(Outcome.RELEASE, reason), "a lost job does not stop")
 
     def _look_at_limits(self, attempt: Attempt, now: float) -> None:
         # Copies: the actor's thread clears both the moment its function returns.
