@@ -1,4 +1,7 @@
-"""Inserts on PostgreSQL: arrays in one data-modifying statement, or COPY."""
+"""Inserts on PostgreSQL: arrays in one data-modifying statement, or COPY.
+
+These statements also run on sessions of callers, on whatever driver they have.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from sqlalchemy.engine import Connection
 
 from playbill.store.port import Handover, NewJob
 from playbill.store.sessions import Executor
-from playbill.store.sets import bytes_array, number_array, text_array
+from playbill.store.sets import bytes_array, number_array, text_array, with_array_literals
 
 #: Job rows and, for those that are due, outbox rows. ``clock`` is read once, so a batch has one moment.
-INSERT: Final = sa.text("""
+INSERT: Final = with_array_literals("""
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 input AS (
     SELECT i.*, clock.now,
@@ -47,7 +50,7 @@ SELECT id FROM made WHERE due_at IS NULL
 """)
 
 #: A plain producer's message: the broker has it already, unless it is not due yet. Whoever inserts first wins.
-ADOPT: Final = sa.text("""
+ADOPT: Final = with_array_literals("""
 INSERT INTO playbill.jobs (
     id, queue, actor, message, priority, tenant, key, tags, status, epoch, attempt, created_at, run_at, due_at,
     done, crashes, policy_version, suspect, cancelling
@@ -64,12 +67,12 @@ ORDER BY i.id
 ON CONFLICT (id) DO NOTHING
 """)
 
-KNOWN: Final = sa.text("""
+KNOWN: Final = with_array_literals("""
 SELECT id FROM playbill.jobs WHERE id = ANY(CAST(:ids AS text[]))
 UNION ALL SELECT id FROM playbill.jobs_archive WHERE id = ANY(CAST(:ids AS text[]))
 """)
 
-TAKE_KEYS: Final = sa.text("""
+TAKE_KEYS: Final = with_array_literals("""
 INSERT INTO playbill.job_keys (tenant, scope, key, job_id)
 SELECT tenant, '', key, id
 FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[])) AS i (tenant, key, id)
@@ -78,7 +81,7 @@ ON CONFLICT DO NOTHING
 RETURNING job_id
 """)
 
-KEY_OWNERS: Final = sa.text("""
+KEY_OWNERS: Final = with_array_literals("""
 SELECT i.id, k.job_id, COALESCE(j.epoch, 1)
 FROM unnest(CAST(:tenants AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[])) AS i (tenant, key, id)
 JOIN playbill.job_keys k ON k.tenant = i.tenant AND k.scope = '' AND k.key = i.key
@@ -87,7 +90,7 @@ LEFT JOIN playbill.jobs j ON j.id = k.job_id
 
 #: Never waits for a lock, so it cannot deadlock with those who hand the same jobs over again. By ctid: this table is
 #: emptied all the time, so the planner believes it empty and would join it with itself row by row.
-SETTLE: Final = sa.text("""
+SETTLE: Final = with_array_literals("""
 DELETE FROM playbill.outbox WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM playbill.outbox WHERE job_id = ANY(CAST(:ids AS text[])) FOR UPDATE SKIP LOCKED
 ))

@@ -47,7 +47,7 @@ class Progress:
     def __init__(self, database: Database, callers: CallerConnections) -> None:
         self._db = database
         self._callers = callers
-        cursor = "CAST(:cursor AS jsonb)" if database.on_postgres else ":cursor"
+        cursor = "CAST(CAST(:cursor AS text) AS jsonb)" if database.on_postgres else ":cursor"
         self._checkpoint = sa.text(database.tables.sql(_CHECKPOINT).replace("{cursor}", cursor))
 
     def progress(self, updates: Sequence[ProgressUpdate]) -> None:

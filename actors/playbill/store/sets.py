@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.elements import ColumnElement
 
 from playbill.store.engine import Database
+
+_ARRAY_CAST: Final = re.compile(r"CAST\(:(\w+) AS (\w+\[\])\)")
 
 
 def among(database: Database, column: ColumnElement[Any], values: Sequence[str]) -> ColumnElement[bool]:
@@ -19,6 +22,14 @@ def among(database: Database, column: ColumnElement[Any], values: Sequence[str])
         return column == sa.any_(sa.cast(sa.literal(list(values), ARRAY(sa.Text)), ARRAY(sa.Text)))
     listed = sa.func.json_each(json.dumps(list(values))).table_valued("value")
     return column.in_(sa.select(listed.c.value))
+
+
+def with_array_literals(sql: str) -> sa.TextClause:
+    """SQL whose array parameters are literals (see below) on every driver.
+
+    asyncpg gives a parameter the type of its first cast and then wants a list, so each is cast to text before.
+    """
+    return sa.text(_ARRAY_CAST.sub(r"CAST(CAST(:\1 AS text) AS \2)", sql))
 
 
 def text_array(values: Iterable[str | None]) -> str:
