@@ -127,6 +127,23 @@ def test_a_finish_waits_for_nobody_and_is_asked_again(postgres_store: SqlStore, 
     assert row.done == 1
 
 
+def test_a_cancel_of_many_waits_only_for_the_one_that_is_held(postgres_store: SqlStore) -> None:
+    # Given: a running job whose checkpoint is not committed yet
+    start(postgres_store, "held")
+    insert(postgres_store, "free")
+    answers: dict[str, Any] = {}
+    caller = sa.create_engine(postgres_store.database.url, poolclass=sa.NullPool)
+    with caller.begin() as connection:
+        connection.execute(sa.text("UPDATE playbill.jobs SET done = 1 WHERE id = 'held'"))
+        # When
+        canceller = threading.Thread(target=lambda: answers.update(postgres_store.cancel(["held", "free"])))
+        canceller.start()
+        # Then: the other one ends meanwhile
+        eventually(lambda: status(postgres_store, "free") == "cancelled", deadline_s=10)
+    canceller.join(30)
+    assert answers == {"held": "cancelling", "free": "cancelled"}
+
+
 def test_a_claim_from_the_store_uses_the_due_index(full_store: SqlStore) -> None:
     plan = explain(full_store, claims.CLAIM_NEXT_POSTGRES, queues=["queue1", "queue2"], count=50, token=1, worker="w")
     assert "jobs_queue_due" in plan

@@ -45,13 +45,21 @@ class Control:
 
     def cancel(self, ids: Sequence[str]) -> dict[str, CancelAnswer]:
         """See the port."""
+        answers = self._cancel(ids, wait=False)
+        left = [id_ for id_, answer in answers.items() if answer is None]
+        # Somebody holds these rows, perhaps a job's own open checkpoint: the others must not wait for them.
+        answers |= self._cancel(left, wait=True)
+        return {id_: answer or CancelAnswer.MISSING for id_, answer in answers.items()}
+
+    def _cancel(self, ids: Sequence[str], *, wait: bool) -> dict[str, CancelAnswer | None]:
+        """Cancel; None for an id of which no row could be locked, or of which there is none."""
         if not ids:
             return {}
         jobs, archive = self._db.tables.jobs, self._db.tables.archive
         query = sa.select(jobs).where(among(self._db, jobs.c.id, ids))
-        answers = dict.fromkeys(ids, CancelAnswer.MISSING)
+        answers: dict[str, CancelAnswer | None] = dict.fromkeys(ids)
         with self._db.write() as connection:
-            rows = connection.execute(locked_rows(query, jobs)).all()
+            rows = connection.execute(locked_rows(query, jobs, skip_locked=not wait)).all()
             moment = connection.execute(sa.select(now())).scalar_one()
             waiting = [row for row in rows if row.status in WAITING]
             running = [row.id for row in rows if row.status not in WAITING]
@@ -61,7 +69,7 @@ class Control:
                 connection.execute(told.values(cancelling=sa.true()))
             answers |= dict.fromkeys((row.id for row in waiting), CancelAnswer.CANCELLED)
             answers |= dict.fromkeys(running, CancelAnswer.CANCELLING)
-            missing = [id_ for id_, answer in answers.items() if answer is CancelAnswer.MISSING]
+            missing = [id_ for id_, answer in answers.items() if answer is None]
             if missing:
                 ended = sa.select(archive.c.id).where(among(self._db, archive.c.id, missing))
                 answers |= dict.fromkeys(connection.execute(ended).scalars(), CancelAnswer.TERMINAL)
