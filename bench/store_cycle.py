@@ -47,7 +47,7 @@ class Archived:
         return ids
 
     def settle(self, ids: list[str]) -> None:
-        self.store.settle(ids)
+        self.store.settle([ClaimRef(id_, 1) for id_ in ids])
 
     def claim(self, ids: list[str]) -> Any:
         return self.store.claim([ClaimRef(id_, 1) for id_ in ids], worker="w1").claimed

@@ -62,9 +62,9 @@ def publish_blocking(url: str, queue: str, messages: int, *, confirm: bool) -> C
 def publish_playbill(url: str, queue: str, messages: int) -> Callable[[], None]:
     confirmed = 0
 
-    def count(ids: Sequence[str]) -> None:
+    def count(messages: Sequence[Outgoing]) -> None:
         nonlocal confirmed
-        confirmed += len(ids)
+        confirmed += len(messages)
 
     publisher = RabbitPublisher(url, on_confirmed=count, buffer_limit=messages)
     publisher.depths([queue], 10)  # the connection is made

@@ -60,6 +60,11 @@ def finish(store: SqlStore, *finishes: Finish, handover: Handover = BROKER) -> s
     return set(store.finish(finishes, handover=handover).applied)
 
 
+def settle(store: SqlStore, *ids: str, epoch: int = 1) -> None:
+    """The broker has confirmed these."""
+    store.settle([ClaimRef(id_, epoch) for id_ in ids])
+
+
 def status(store: SqlStore, id_: str) -> str:
     """Status of a job that must exist."""
     row = store.get(id_)

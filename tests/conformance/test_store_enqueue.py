@@ -23,6 +23,7 @@ from tests.conformance.store_kit import (
     new,
     outbox,
     rewind,
+    settle,
     start,
     status,
 )
@@ -110,8 +111,18 @@ def test_an_id_that_exists_refuses_the_whole_batch(store: SqlStore, count: int) 
 
 def test_settled_jobs_are_not_relayed(store: SqlStore) -> None:
     insert(store, "a", "b")
-    store.settle(["a", "unknown"])
+    settle(store, "a", "unknown")
     assert outbox(store) == {"b": 1}
+
+
+def test_a_late_confirm_of_an_older_epoch_settles_nothing(store: SqlStore) -> None:
+    # Given: a job that has run, failed, and is to be published again
+    (job,) = start(store, "a")
+    finish(store, ended(job, Outcome.RETRY), handover=RELAY)
+    # When: the confirm of its first message comes only now
+    settle(store, "a", epoch=1)
+    # Then
+    assert outbox(store) == {"a": 2}
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------

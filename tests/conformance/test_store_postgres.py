@@ -39,6 +39,7 @@ from tests.conformance.store_kit import (
     outbox,
     rewind,
     run,
+    settle,
     start,
     status,
 )
@@ -207,7 +208,7 @@ def test_no_statement_that_reads_jobs_is_prepared(postgres_store: SqlStore) -> N
     """A plan of the time when the table was empty would be kept when it is full, and scan it for each claim."""
     for number in range(12):
         (job,) = start(postgres_store, f"a{number}")
-        postgres_store.settle([job.id])
+        postgres_store.settle([ClaimRef(job.id, job.epoch)])
         finish(postgres_store, ended(job))
     for (statement,) in run(postgres_store, "SELECT statement FROM pg_prepared_statements"):
         assert "playbill.jobs j" not in statement
@@ -428,7 +429,7 @@ def test_a_jobs_whole_way_behind_pgbouncer_in_transaction_mode(bounced: SqlStore
         for round_ in range(10):
             ids = [f"{worker} {round_} {number}" for number in range(10)]
             insert(bounced, *ids)
-            bounced.settle(ids)
+            settle(bounced, *ids)
             jobs = claim(bounced, *ids, worker=worker)
             outcomes = [Outcome.RETRY if number == 3 else Outcome.COMPLETED for number in range(10)]
             finish(bounced, *(ended(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)))

@@ -106,7 +106,7 @@ def test_bulk_writes_in_any_order_do_not_deadlock(store: SqlStore) -> None:
     def schedule(seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(rounds):
-            store.settle(chance.sample(ids, 20))
+            store.settle([ClaimRef(id_, chance.randint(1, epochs[id_])) for id_ in chance.sample(ids, 20)])
             store.take_outbox(limit=20, relay_after_s=0, leader=leader)
             store.missing("mail", excess=20, relay_after_s=0, leader=leader)
             store.release_due(limit=20, relay_after_s=0, leader=leader)

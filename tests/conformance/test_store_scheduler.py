@@ -21,6 +21,7 @@ from tests.conformance.store_kit import (
     outbox,
     rewind,
     run,
+    settle,
     start,
     status,
 )
@@ -61,7 +62,7 @@ def test_who_does_not_lead_does_nothing(store: SqlStore, expired: bool) -> None:
     rewind(store, "outbox", "publish_at", 60)
     assert store.release_due(limit=9, relay_after_s=5, leader=LEADER) == []
     assert store.take_outbox(limit=9, relay_after_s=5, leader=LEADER) == []
-    store.settle(["boxed"])
+    settle(store, "boxed")
     assert store.missing("mail", excess=9, relay_after_s=5, leader=LEADER) == []
     assert store.to_store(limit=9, leader=LEADER) == 0
     assert store.expire(limit=9, leader=LEADER) == 0
@@ -131,7 +132,7 @@ def test_the_oldest_missing_messages_are_published_again(store: SqlStore) -> Non
     insert(store, "other", queue="pdf")
     insert(store, "later", delay_s=60.0)
     start(store, "running")
-    store.settle(["a", "b", "c", "other", "running"])
+    settle(store, "a", "b", "c", "other", "running")
     rewind(store, "jobs", "run_at", 10, "id = 'b'")
     assert store.awaiting_broker() == {"mail": 3, "pdf": 1}
     leader = lead(store)
@@ -143,7 +144,7 @@ def test_the_oldest_missing_messages_are_published_again(store: SqlStore) -> Non
 
 def test_jobs_meant_for_a_broker_become_claimable_from_the_store(store: SqlStore) -> None:
     insert(store, "a", "b")
-    store.settle(["a"])
+    settle(store, "a")
     leader = lead(store)
     assert store.to_store(limit=1, leader=leader) == 1
     assert store.to_store(limit=9, leader=leader) == 1

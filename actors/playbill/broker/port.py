@@ -14,9 +14,6 @@ from typing import Any, Protocol
 HEADER_ID = "playbill-id"
 HEADER_EPOCH = "playbill-epoch"
 
-#: Called with the ids that the broker has confirmed, from the transport's thread: must return at once.
-OnConfirmed = Callable[[Sequence[str]], None]
-
 
 @dataclass(slots=True)
 class Outgoing:
@@ -26,6 +23,10 @@ class Outgoing:
     epoch: int
     queue: str
     body: bytes
+
+
+#: Called with messages that the broker has confirmed, from the transport's thread: must return at once.
+OnConfirmed = Callable[[Sequence[Outgoing]], None]
 
 
 @dataclass(slots=True)
@@ -110,6 +111,10 @@ class Intake(Protocol):
     @property
     def healthy(self) -> bool:
         """Whether the connection is open."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still tries to be: False only after an error of its own."""
 
     def close(self) -> None:
         """Close the connection; unacknowledged messages go back to their queues."""

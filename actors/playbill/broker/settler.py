@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from playbill.broker.port import Outgoing
 from playbill.errors import StoreError
+from playbill.store.port import ClaimRef
 
 if TYPE_CHECKING:
     from playbill.store.port import Store
@@ -24,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class OutboxSettler:
-    """Gathers confirmed ids for up to 100 ms and deletes their outbox rows.
+    """Gathers confirmed messages for up to 100 ms and deletes their outbox rows, unless these are of a newer epoch.
 
     Args:
         store: Where the outbox is.
@@ -33,16 +35,16 @@ class OutboxSettler:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._condition = threading.Condition()
-        self._confirmed: list[str] = []
+        self._confirmed: list[ClaimRef] = []
         self._busy = False
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def confirmed(self, ids: Sequence[str]) -> None:
-        """Note confirmed ids; returns at once, callable from any thread."""
+    def confirmed(self, messages: Sequence[Outgoing]) -> None:
+        """Note confirmed messages; returns at once, callable from any thread."""
         with self._condition:
             if len(self._confirmed) < _MAX_KEPT:
-                self._confirmed.extend(ids)
+                self._confirmed.extend([ClaimRef(message.id, message.epoch) for message in messages])
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="playbill-settler", daemon=True)
                 self._thread.start()
@@ -72,11 +74,13 @@ class OutboxSettler:
             try:
                 self._store.settle(batch)
             except StoreError as error:
-                log.warning("outbox.settle_failed", ids=len(batch), error=str(error))
+                log.warning("outbox.settle_failed", jobs=len(batch), error=str(error))
                 if not self._wait_for_store(batch):
                     return
+            except Exception:  # the thread must go on; the relay publishes these once more
+                log.exception("outbox.settle_failed", jobs=len(batch))
 
-    def _wait_for_store(self, batch: list[str]) -> bool:
+    def _wait_for_store(self, batch: list[ClaimRef]) -> bool:
         with self._condition:
             if self._closing:
                 return False

@@ -203,7 +203,6 @@ class Scheduler:
         return pause_s
 
     def _pause_s(self, error: StoreUnavailableError) -> float:
-        metrics().store_errors.inc()
         if not self._failures:
             _log.warning(events.STORE_UNAVAILABLE, error=str(error))
         self._failures += 1

@@ -12,7 +12,7 @@ from playbill.errors import InvalidInputError, StoreError
 from playbill.store import enqueue_postgres, enqueue_sqlite
 from playbill.store.engine import Database
 from playbill.store.failures import is_duplicate, translated
-from playbill.store.port import Handover, Inserted, NewJob
+from playbill.store.port import ClaimRef, Handover, Inserted, NewJob
 from playbill.store.sessions import CallerConnections, Executor, PsycopgExecutor, SqlAlchemyExecutor
 
 FIRST_EPOCH: Final = 1
@@ -94,11 +94,11 @@ class Enqueue:
             if new:
                 self._writer.adopt_jobs(executor, new)
 
-    def settle(self, ids: Sequence[str]) -> None:
+    def settle(self, refs: Sequence[ClaimRef]) -> None:
         """See the port."""
-        if ids:
+        if refs:
             with self._db.single() as own:
-                self._writer.settle(SqlAlchemyExecutor(own), sorted(ids))
+                self._writer.settle(SqlAlchemyExecutor(own), refs)
 
     def _refuse_known(self, executor: Executor, jobs: Sequence[NewJob]) -> None:
         """Before the insert, since a violated constraint would abort the caller's transaction."""

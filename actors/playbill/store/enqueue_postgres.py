@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from playbill.store.port import Handover, NewJob
+from playbill.store.port import ClaimRef, Handover, NewJob
 from playbill.store.sessions import Executor
 from playbill.store.sets import bytes_array, number_array, text_array, with_array_literals
 
@@ -92,7 +92,9 @@ LEFT JOIN playbill.jobs j ON j.id = k.job_id
 #: emptied all the time, so the planner believes it empty and would join it with itself row by row.
 SETTLE: Final = with_array_literals("""
 DELETE FROM playbill.outbox WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM playbill.outbox WHERE job_id = ANY(CAST(:ids AS text[])) FOR UPDATE SKIP LOCKED
+    SELECT o.ctid FROM unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS i (id, epoch) CROSS JOIN LATERAL (
+        SELECT b.ctid FROM playbill.outbox b WHERE b.job_id = i.id AND b.epoch <= i.epoch FOR UPDATE SKIP LOCKED
+    ) AS o
 ))
 """)
 
@@ -141,9 +143,10 @@ def take_keys(executor: Executor, jobs: Sequence[NewJob], held: dict[str, tuple[
     return [job for job in jobs if job.id not in taken and job.id not in owners]
 
 
-def settle(executor: Executor, ids: Sequence[str]) -> None:
+def settle(executor: Executor, refs: Sequence[ClaimRef]) -> None:
     """Remove outbox rows."""
-    executor.rows(SETTLE, {"ids": text_array(ids)})
+    values = {"ids": text_array([ref.id for ref in refs]), "epochs": number_array([ref.epoch for ref in refs])}
+    executor.rows(SETTLE, values)
 
 
 def copy_jobs(connection: Connection, jobs: Sequence[NewJob], *, handover: Handover, relay_after_s: float) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from playbill.store.clock import SQLITE_NOW
-from playbill.store.port import Handover, NewJob
+from playbill.store.port import ClaimRef, Handover, NewJob
 from playbill.store.sessions import Executor
 from playbill.store.tables import to_ms
 
@@ -33,7 +33,7 @@ KEY_OWNER: Final = sa.text(
     "SELECT k.job_id, COALESCE(j.epoch, 1) FROM playbill_job_keys k LEFT JOIN playbill_jobs j ON j.id = k.job_id"
     " WHERE k.tenant = :tenant AND k.scope = '' AND k.key = :key"
 )
-SETTLE: Final = sa.text("DELETE FROM playbill_outbox WHERE job_id IN (SELECT value FROM json_each(:ids))")
+SETTLE: Final = sa.text("DELETE FROM playbill_outbox WHERE job_id = :id AND epoch <= :epoch")
 
 
 def insert_jobs(executor: Executor, jobs: Sequence[NewJob], *, handover: Handover, relay_after_s: float) -> set[str]:
@@ -69,9 +69,9 @@ def take_keys(executor: Executor, jobs: Sequence[NewJob], held: dict[str, tuple[
     return []
 
 
-def settle(executor: Executor, ids: Sequence[str]) -> None:
+def settle(executor: Executor, refs: Sequence[ClaimRef]) -> None:
     """Remove outbox rows."""
-    executor.rows(SETTLE, {"ids": json.dumps(list(ids))})
+    executor.many(SETTLE, [{"id": ref.id, "epoch": ref.epoch} for ref in refs])
 
 
 def _row(job: NewJob, now: int, in_store: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy.exc as sa_exc
 
 from playbill.errors import StoreError, StoreFullError, StoreNotMigratedError, StoreUnavailableError
+from playbill.observe.metrics import metrics
 
 NOT_MIGRATED: Final = "the store has no tables yet: run `playbill migrate`"
 
@@ -35,6 +36,16 @@ def translated(where: str) -> Iterator[None]:
     Args:
         where: The store, as shown to people: a URL without its password.
     """
+    try:
+        with _translated(where):
+            yield
+    except StoreError:
+        metrics().store_errors.inc()
+        raise
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
     try:
         yield
     except sa_exc.TimeoutError as error:

@@ -379,8 +379,8 @@ class Store(Protocol):
             ForeignSessionError: ``connection`` is of another database than this store.
         """
 
-    def settle(self, ids: Sequence[str]) -> None:
-        """The broker confirmed these: remove their outbox rows."""
+    def settle(self, refs: Sequence[ClaimRef]) -> None:
+        """The broker confirmed messages of these epochs: remove their outbox rows, unless these are of a newer one."""
 
     def adopt(self, jobs: Sequence[NewJob]) -> None:
         """Insert jobs that a plain producer published; ids that exist are left alone.

@@ -127,9 +127,9 @@ class SqlStore:
         """See the port."""
         return self._enqueue.insert(jobs, handover=handover, relay_after_s=relay_after_s, connection=connection)
 
-    def settle(self, ids: Sequence[str]) -> None:
+    def settle(self, refs: Sequence[ClaimRef]) -> None:
         """See the port."""
-        self._enqueue.settle(ids)
+        self._enqueue.settle(refs)
 
     def adopt(self, jobs: Sequence[NewJob]) -> None:
         """See the port."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import threading
 import time
@@ -20,7 +21,7 @@ from playbill.context import JobContext
 from playbill.errors import FenceLostError, JobCancelled, PlaybillError
 from playbill.observe import events
 from playbill.observe.log import bind_job, get_logger, unbind_job
-from playbill.observe.redact import mask_forms, text_forms
+from playbill.observe.redact import mask_forms, message_secrets, text_forms
 from playbill.observe.trace import attempt_span, trace_id_of
 from playbill.policy.resolve import EffectivePolicy
 from playbill.policy.retry import decide_retry, error_types
@@ -124,6 +125,8 @@ class Attempt:
         )
         self._span = attempt_span(f"run {claimed.actor}", traceparent, {"messaging.message.id": claimed.id})
         self._span.__enter__()
+        if _debugging():
+            log.debug(events.JOB_STARTED)
         if not self._session.holds(self):
             self._outcome, self._wait_reason = Outcome.RELEASE, "given back: its worker had lost its lease"
             raise SkipMessage("the lease is lost")
@@ -168,6 +171,10 @@ class Attempt:
         """Turn all that into a finish; the consumer hands it on when Dramatiq acknowledges the message."""
         try:
             self.finish = self._make_finish()
+            if self._outcome is Outcome.COMPLETED and _debugging():
+                log.debug(events.JOB_COMPLETED, run_ms=round(self.finish.run_ms, 3))
+            elif self._outcome is Outcome.CANCELLED:
+                log.info(events.JOB_CANCELLED)
         finally:
             self._leave()
 
@@ -335,6 +342,11 @@ class Attempt:
         unbind_job()
 
 
+def _debugging() -> bool:
+    """Asked before an event of every job is made, which costs ten times as much as the question."""
+    return logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
+
+
 def _text(exception: BaseException) -> str:
     try:
         return str(exception)
@@ -349,9 +361,7 @@ def _requested_delay_s(exception: BaseException) -> float | None:
 
 
 def _secrets(message: dramatiq.Message[Any]) -> tuple[str, ...]:
-    places = message.options.get(OPTION_SENSITIVE)
-    if not isinstance(places, list | tuple):
-        return ()
-    values = [message.args[place] for place in places if isinstance(place, int) and place < len(message.args)]
-    values += [message.kwargs[place] for place in places if isinstance(place, str) and place in message.kwargs]
-    return text_forms(values)
+    values = (*message.args, *message.kwargs.values(), *message.options.values())
+    if OPTION_SENSITIVE not in message.options and not any(isinstance(value, dict | list) for value in values):
+        return ()  # nearly all messages; the walk below costs as much as a short job
+    return text_forms(message_secrets(message.asdict()))

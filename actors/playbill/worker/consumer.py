@@ -15,6 +15,7 @@ from playbill.broker.port import Delivery, Intake
 from playbill.errors import InvalidInputError, StoreError
 from playbill.observe import events
 from playbill.observe.log import get_logger
+from playbill.observe.metrics import metrics
 from playbill.store.port import Claimed, ClaimResult, Verdict
 from playbill.worker.attempt import Attempt, JobProxy
 from playbill.worker.intake import MISSING_REASON, Garbage, Incoming, Sorter
@@ -158,6 +159,7 @@ class StoreConsumer(JobConsumer):
     def _claim(self, room: int) -> None:
         session = self.session
         worker = session.worker_id
+        metrics().claims.inc()
         claimed = session.store.claim_next([self.queue], room, worker=worker)
         self._hungry = len(claimed) == room
         if not claimed:
@@ -306,6 +308,7 @@ class BrokerConsumer(JobConsumer):
         runnable = self._sorter.defer_unknown(incoming)
         if not runnable:
             return [], ClaimResult((), {})
+        metrics().claims.inc()
         return runnable, self.session.store.claim([each.ref for each in runnable], worker=worker)
 
     def _take_answer(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from playbill.errors import PlaybillError, StoreError
 from playbill.observe import events
 from playbill.observe.log import get_logger
+from playbill.observe.metrics import metrics
 
 if TYPE_CHECKING:
+    from playbill.worker.attempt import Attempt
     from playbill.worker.session import WorkerSession
 
 log = get_logger(__name__)
@@ -82,6 +86,7 @@ class Heartbeat:
             session.begin_anew()
             return
         self.renewed(asked_at)
+        self._show(running.values())
         now = time.monotonic()
         for job_id in reply.cancelling:
             attempt = running.get(job_id)
@@ -90,6 +95,11 @@ class Heartbeat:
                 attempt.cancel_seen_at = now
         if reply.policy_version != session.policies.version:
             session.policies.load()
+
+    def _show(self, running: Iterable[Attempt]) -> None:
+        counts = Counter(attempt.claimed.queue for attempt in running)
+        for queue in self._session.queues:
+            metrics().running.labels(queue).set(counts[queue])
 
     def _check_size(self) -> None:
         limit_mb = self._session.settings.max_memory_mb

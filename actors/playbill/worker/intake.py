@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 from dramatiq.errors import DecodeError
 
+from playbill.broker.new_job import check_id
 from playbill.broker.port import Delivery
 from playbill.observe import events
 from playbill.observe.log import get_logger
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-#: Longest id: AMQP's short strings hold no more.
-MAX_ID_BYTES = 255
 MISSING_REASON = "its job is not in the store: another store's message, or past its retention"
 
 
@@ -81,7 +80,9 @@ class Sorter:
         if job_id is not None and epoch is not None:
             if not isinstance(job_id, str) or not isinstance(epoch, int):
                 raise ValueError(f"its headers are of another kind: {job_id!r}, {epoch!r}")
-            _check_id(job_id)
+            if not job_id.isprintable():
+                raise ValueError(f"its id {job_id!r:.80} has control characters")
+            check_id(job_id)
             if message.queue_name != self._queue:  # Dramatiq looks the consumer up by it
                 message = message.copy(queue_name=self._queue)
             return Incoming(delivery, message, ClaimRef(job_id, epoch), foreign=False)
@@ -138,13 +139,7 @@ def _check(message: dramatiq.Message[Any]) -> None:
             raise ValueError(f"{name} is {value!r}, which has control characters")
     if not isinstance(message.kwargs, dict):
         raise ValueError(f"kwargs is {message.kwargs!r}, not a dict")  # noqa: TRY004
-    _check_id(message.message_id)
-
-
-def _check_id(job_id: str) -> None:
-    """An id must fit into a header, a property and an index entry."""
-    if not job_id or not job_id.isprintable() or len(job_id.encode()) > MAX_ID_BYTES:
-        raise ValueError(f"its id {job_id[:80]!r} is not 1 to {MAX_ID_BYTES} bytes of printable text")
+    check_id(message.message_id)
 
 
 def _time(eta_ms: Any) -> datetime | None:

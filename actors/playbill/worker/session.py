@@ -207,6 +207,8 @@ class WorkerSession:
         for name, part in (("finisher", self.finisher), ("heartbeat", self.heartbeat), ("watchdog", self.watchdog)):
             if not part.alive and not self.leaving:
                 return f"the {name} thread has died"
+        if self._intake is not None and not self._intake.alive and not self.leaving:
+            return "the intake thread has died"
         return None
 
     # -- claims --------------------------------------------------------------------------------------------------

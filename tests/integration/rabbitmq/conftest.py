@@ -16,10 +16,10 @@ from tools import services
 
 
 class Confirmed(list[str]):
-    """What the broker has confirmed."""
+    """Ids of what the broker has confirmed."""
 
-    def __call__(self, ids: Any) -> None:
-        self.extend(ids)
+    def __call__(self, messages: Any) -> None:
+        self.extend(message.id for message in messages)
 
 
 class Transport:

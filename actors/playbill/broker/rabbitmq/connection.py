@@ -194,6 +194,8 @@ class ConnectionThread:
                 self._turn()
             except (AMQPError, OSError) as error:
                 log.warning(events.BROKER_DISCONNECTED, error=repr(error))
+            except Exception:  # whatever it is, this thread must go on: nobody would make another one
+                log.exception(events.BROKER_DISCONNECTED, thread=self._thread.name)
             finally:
                 self._lost()
             if not self._closing.is_set():

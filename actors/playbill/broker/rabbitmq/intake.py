@@ -67,6 +67,11 @@ class RabbitIntake:
         """Whether the connection is open."""
         return self._connection.is_open
 
+    @property
+    def alive(self) -> bool:
+        """Whether the connection's thread runs."""
+        return self._connection.alive
+
     def open(self, queue: str, prefetch: int, *, create: bool = True) -> None:
         """Consume a queue; see the port."""
         with self._changed:

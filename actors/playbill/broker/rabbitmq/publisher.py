@@ -38,7 +38,7 @@ class RabbitPublisher:
 
     Args:
         url: The broker's URL.
-        on_confirmed: Hears of confirmed ids, in the connection's thread.
+        on_confirmed: Hears of confirmed messages, in the connection's thread.
         on_closed: Called at the end of ``close``, when no confirm can come any more.
         buffer_limit: Most messages kept that are not written yet; the rest is left to the relay.
     """
@@ -241,7 +241,7 @@ class RabbitPublisher:
         confirmed = isinstance(method, Basic.Ack)
         with self._settled:
             settled = self._take(method.delivery_tag, multiple=method.multiple)
-            good = [message.id for message in settled if confirmed and message.id not in self._returned]
+            good = [message for message in settled if confirmed and message.id not in self._returned]
             for message in settled:
                 if message.id in self._returned:
                     self._returned.discard(message.id)
