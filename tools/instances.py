@@ -164,6 +164,8 @@ class Instance:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         wait_until(lambda: not self.running(), f"the end of {self.title}", deadline_s)
+        if self._process is not None:
+            self._process.wait(deadline_s)  # it has ended, and is to be reaped
         self._process, self.pid, self.ticks = None, 0, 0
 
 
