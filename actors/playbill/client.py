@@ -1,171 +1,46 @@
-"""What services call: configure, enqueue, look after a job.
-
-Nothing happens at import. ``configure()`` makes the process's one :class:`Runtime` and sets Dramatiq's broker.
-"""
+"""What services call: configure, enqueue, look after a job."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import difflib
-import json
-import threading
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
 import dramatiq
 
-from playbill.broker.base import PlaybillBroker, warn_if_loop_runs
+from playbill.broker.base import warn_if_loop_runs
 from playbill.broker.new_job import EnqueueOptions
-from playbill.broker.port import Publisher
-from playbill.broker.settler import OutboxSettler
-from playbill.errors import (
-    ConfigurationError,
-    InvalidInputError,
-    JobCancelled,
-    JobFailed,
-    JobNotFoundError,
-    WaitTimeout,
-)
+from playbill.errors import InvalidInputError
+from playbill.handle import JobHandle, Progress
 from playbill.policy.enqueue import check_delay, check_priority, check_run_at, check_tags, check_tenant
-from playbill.policy.states import JobStatus
 from playbill.policy.unique import check_key
-from playbill.settings import Settings, load
-from playbill.store import open_store
-from playbill.store.port import CancelAnswer, Handover, Inserted, JobRow, NewJob, Store
+from playbill.runtime import Runtime, configure, make_publisher, reset, runtime, swap
+from playbill.store.port import Handover, Inserted, NewJob
 
-if TYPE_CHECKING:
-    from dramatiq.middleware import Middleware
+__all__ = [
+    "EnqueueOptions",
+    "JobHandle",
+    "JobSpec",
+    "Progress",
+    "Runtime",
+    "aenqueue",
+    "aenqueue_many",
+    "configure",
+    "enqueue",
+    "enqueue_many",
+    "job",
+    "make_publisher",
+    "reset",
+    "runtime",
+    "swap",
+]
 
 _OPTIONS = ("delay", "run_at", "key", "tenant", "tags", "priority", "session")
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What a configured process works with: one store, one broker.
-
-    ``pinned``: a test holds it; ``configure()`` answers it whatever settings the code under test gives.
-    """
-
-    settings: Settings
-    store: Store
-    broker: PlaybillBroker
-    middleware: tuple[Middleware, ...] = ()
-    pinned: bool = False
-
-    def close(self) -> None:
-        """Flush and close all connections."""
-        self.broker.close()
-
-
-_runtime: Runtime | None = None
-_lock = threading.Lock()
-
-
-def configure(settings: Settings | None = None, *, middleware: Sequence[Middleware] = (), **overrides: Any) -> Runtime:
-    """Read the settings, open the store and make Playbill's broker Dramatiq's global one.
-
-    Call it once, before the modules with actors are imported. A second call with the same settings (or none) answers
-    the runtime that is there, so an actor module may call it too.
-
-    Args:
-        settings: Ready settings; None reads them from environment and file.
-        middleware: Dramatiq middleware of your own, added after Playbill's.
-        **overrides: Single settings, for example ``store_url="postgresql://..."``.
-
-    Returns:
-        The runtime.
-
-    Raises:
-        ConfigurationError: A setting is wrong, or the process is configured otherwise already and has actors.
-        StoreNotMigratedError: The store has no tables yet: run ``playbill migrate``.
-        StoreTooNewError: The store needs newer code.
-    """
-    global _runtime  # noqa: PLW0603 - one runtime a process, as Dramatiq has one global broker
-    with _lock:
-        current = _runtime
-        if current is not None and (current.pinned or (settings is None and not overrides and not middleware)):
-            dramatiq.set_broker(current.broker)
-            return current
-        wanted = settings if settings is not None else load(**overrides)
-        if current is not None:
-            if wanted == current.settings and not middleware:
-                dramatiq.set_broker(current.broker)
-                return current
-            if current.broker.actors:
-                raise ConfigurationError(
-                    "configure() was called before with other settings and actors are bound to them; "
-                    "call it once, before the modules with actors are imported"
-                )
-            current.close()
-        _runtime = _make_runtime(wanted, tuple(middleware))
-        dramatiq.set_broker(_runtime.broker)
-        return _runtime
-
-
-def runtime() -> Runtime:
-    """The configured runtime.
-
-    Raises:
-        ConfigurationError: ``configure()`` was not called.
-    """
-    if _runtime is None:
-        raise ConfigurationError("Playbill is not configured: call playbill.configure() first")
-    return _runtime
-
-
-def reset() -> None:
-    """Forget the runtime and close it (for tests and for a process that changes its store)."""
-    global _runtime
-    with _lock:
-        current, _runtime = _runtime, None
-    if current is not None:
-        current.close()
-
-
-def swap(other: Runtime | None) -> Runtime | None:
-    """Put another runtime in place (for ``playbill.testing``); returns the one that was there, not closed."""
-    global _runtime
-    with _lock:
-        current, _runtime = _runtime, other
-    return current
-
-
-def make_publisher(settings: Settings, store: Store) -> Publisher:
-    """A RabbitMQ publisher whose confirms settle the store's outbox."""
-    from playbill.broker.rabbitmq.publisher import RabbitPublisher
-
-    if settings.broker_url is None:
-        raise ConfigurationError("PLAYBILL_BROKER_URL is not set: there is no broker to publish to")
-    settler = OutboxSettler(store)
-    return RabbitPublisher(
-        settings.broker_url.get_secret_value(), on_confirmed=settler.confirmed, on_closed=settler.close
-    )
-
-
-def _make_runtime(settings: Settings, middleware: tuple[Middleware, ...]) -> Runtime:
-    store = open_store(settings)
-    store.check()
-    maker = None
-    if settings.broker_url is not None:
-        from playbill.broker.rabbitmq.parameters import parse_url
-
-        parse_url(settings.broker_url.get_secret_value())  # a wrong URL is found here, not at the first publish
-        maker = lambda: make_publisher(settings, store)  # noqa: E731 - two names for one line would not be clearer
-    broker = PlaybillBroker(store, settings, make_publisher=maker, middleware=middleware)
-    return Runtime(settings, store, broker, middleware)
-
-
-@atexit.register
-def _close_at_exit() -> None:
-    if _runtime is not None:
-        _runtime.close()
-
-
-# -- enqueue -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """A job to enqueue: a message with its options (made by :func:`job`)."""
@@ -322,134 +197,3 @@ def _insert_in(session: Any, active: Runtime, jobs: list[NewJob]) -> list[Insert
     if told is not None:
         publish_after_commit(told, broker.publish, broker.outgoing(jobs, inserted))
     return inserted
-
-
-# -- handles -----------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a job is. ``total`` and ``percent`` are None where the job did not say."""
-
-    done: int
-    total: int | None
-
-    @property
-    def percent(self) -> int | None:
-        """Whole per cent, rounded down (15 of 22: 68)."""
-        return self.done * 100 // self.total if self.total else None
-
-
-class JobHandle:
-    """One job, seen from outside.
-
-    Attributes:
-        id: The job's id.
-        created: False where ``enqueue`` answered an existing job because of its key.
-    """
-
-    __slots__ = ("_row", "_store", "created", "id")
-
-    def __init__(self, job_id: str, *, created: bool = True, store: Store | None = None) -> None:
-        self.id = job_id
-        self.created = created
-        self._store = store
-        self._row: JobRow | None = None
-
-    def __repr__(self) -> str:
-        return f"JobHandle({self.id!r})"
-
-    @property
-    def store(self) -> Store:
-        """The store asked."""
-        return self._store if self._store is not None else runtime().store
-
-    def refresh(self) -> JobHandle:
-        """Read the job again.
-
-        Raises:
-            JobNotFoundError: No such job (its transaction did not commit, or its retention has passed).
-        """
-        row = self.store.get(self.id)
-        if row is None:
-            raise JobNotFoundError(f"no job {self.id}: never committed, or past its retention")
-        self._row = row
-        return self
-
-    @property
-    def row(self) -> JobRow:
-        """The job as read last (at first use: now)."""
-        if self._row is None:
-            self.refresh()
-        assert self._row is not None
-        return self._row
-
-    @property
-    def status(self) -> JobStatus:
-        """Status as read last."""
-        return self.row.status
-
-    @property
-    def progress(self) -> Progress:
-        """Progress, read now while the job is live."""
-        if not self.row.status.is_terminal:
-            self.refresh()
-        return Progress(self.row.done, self.row.total)
-
-    @property
-    def result(self) -> Any:
-        """What the actor returned, read now while the job is live; None before the end.
-
-        Raises:
-            JobFailed: The job has failed for good.
-            JobCancelled: The job was cancelled.
-        """
-        if not self.row.status.is_terminal:
-            self.refresh()
-        return self._outcome(self.row) if self.row.status.is_terminal else None
-
-    def wait(self, timeout: float | timedelta | None = None) -> Any:
-        """Wait for the end.
-
-        Args:
-            timeout: Seconds; None waits without end.
-
-        Returns:
-            What the actor returned.
-
-        Raises:
-            JobFailed: The job has failed for good.
-            JobCancelled: The job was cancelled.
-            WaitTimeout: The time is over.
-        """
-        limit_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        deadline = None if limit_s is None else time.monotonic() + limit_s
-        pause_s = 0.005
-        while not self.refresh().row.status.is_terminal:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise WaitTimeout(self.id, f"job {self.id} is still {self.row.status} after {limit_s:g} s")
-            time.sleep(pause_s if left is None else min(pause_s, left))
-            pause_s = min(pause_s * 1.5, 0.25)
-        return self._outcome(self.row)
-
-    async def await_result(self, timeout: float | timedelta | None = None) -> Any:  # noqa: ASYNC109 - mirrors wait()
-        """:meth:`wait` without blocking the running loop."""
-        return await asyncio.to_thread(self.wait, timeout)
-
-    def cancel(self) -> CancelAnswer:
-        """Cancel: a waiting job ends at once, a running one is told and stops at its next checkpoint.
-
-        Raises:
-            JobNotFoundError: No such job.
-        """
-        answer = self.store.cancel([self.id])[self.id]
-        if answer is CancelAnswer.MISSING:
-            raise JobNotFoundError(f"no job {self.id}")
-        return answer
-
-    def _outcome(self, row: JobRow) -> Any:
-        if row.status is JobStatus.COMPLETED:
-            return json.loads(row.result) if row.result is not None else None
-        if row.status is JobStatus.CANCELLED:
-            raise JobCancelled(self.id, f"job {self.id} was cancelled")
-        error = row.error
-        raise JobFailed(self.id, error.type if error else "Unknown", error.message if error else "no error was kept")
