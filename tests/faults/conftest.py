@@ -16,7 +16,14 @@ import pytest
 from tests.faults.stage import Stage
 from tools import services
 
-SEEDS = int(os.environ.get("PLAYBILL_TEST_SEEDS", "2"))
+
+def seeds(wanted: str) -> range:
+    """``20`` means seeds 1 to 20, ``7-7`` only the seventh: what failed is repeated by its number."""
+    first, _, last = wanted.rpartition("-")
+    return range(int(first or 1), int(last) + 1)
+
+
+SEEDS = seeds(os.environ.get("PLAYBILL_TEST_SEEDS", "2"))
 #: Makes a stage: stage(seed, **limits).
 MakeStage = Callable[..., Stage]
 
@@ -25,7 +32,7 @@ _names = itertools.count(1)
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(1, SEEDS + 1))
+        metafunc.parametrize("seed", SEEDS)
 
 
 @pytest.fixture(scope="session")
