@@ -28,8 +28,15 @@ Read once, by `playbill.configure()` or the command line. The first source that 
    (keys are the names below, in lower case);
 4. the defaults below.
 
-An unknown name is an error in each of them. What a queue or an actor may set for itself (attempts, backoff, time limit,
-age, retention) is not here but in the [JobQueue](jobqueue.md) and in the [actor's options](dramatiq-options.md).
+An unknown name is an error in each of them.
+
+Workers and commands (`playbill worker`, `up`, `enqueue`) read 2 to 4, and those settings hold: an actor module may call
+`playbill.configure(...)` itself, but there it only adds its `middleware=`, one of each class. Settings that differ are
+not taken over; the log names them (`configure.settings_ignored`). So put into the environment or the file what workers
+must know too.
+
+What a queue or an actor may set for itself (attempts, backoff, time limit, age, retention) is not here but in the
+[JobQueue](jobqueue.md) and in the [actor's options](dramatiq-options.md).
 
 | Setting | Variable | Type | Default | Meaning |
 |---|---|---|---|---|

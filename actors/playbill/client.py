@@ -17,7 +17,7 @@ from playbill.errors import InvalidInputError
 from playbill.handle import JobHandle, Progress
 from playbill.policy.enqueue import check_delay, check_priority, check_run_at, check_tags, check_tenant
 from playbill.policy.unique import check_key
-from playbill.runtime import Runtime, configure, make_publisher, reset, runtime, swap
+from playbill.runtime import Runtime, configure, configure_command, make_publisher, reset, runtime, swap
 from playbill.store.port import Handover, Inserted, NewJob
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "aenqueue",
     "aenqueue_many",
     "configure",
+    "configure_command",
     "enqueue",
     "enqueue_many",
     "job",

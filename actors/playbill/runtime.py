@@ -8,8 +8,8 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import dramatiq
 
@@ -17,6 +17,7 @@ from playbill.broker.base import PlaybillBroker
 from playbill.broker.port import Publisher
 from playbill.broker.settler import OutboxSettler
 from playbill.errors import ConfigurationError
+from playbill.observe.log import get_logger
 from playbill.settings import Settings, load
 from playbill.store import open_store
 from playbill.store.port import Store
@@ -24,12 +25,22 @@ from playbill.store.port import Store
 if TYPE_CHECKING:
     from dramatiq.middleware import Middleware
 
+SETTINGS_IGNORED: Final = "configure.settings_ignored"
+
+log = get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """What a configured process works with: one store, one broker.
 
-    ``pinned``: a test holds it; ``configure()`` answers it whatever settings the code under test gives.
+    Attributes:
+        settings: The settings it was made with.
+        store: The store.
+        broker: Dramatiq's broker.
+        middleware: The user's own.
+        pinned: A test or a command holds it; ``configure()`` answers it whatever settings the code under it gives.
+        takes_middleware: Whether a pinned runtime adds the middleware that ``configure()`` is given.
     """
 
     settings: Settings
@@ -37,6 +48,7 @@ class Runtime:
     broker: PlaybillBroker
     middleware: tuple[Middleware, ...] = ()
     pinned: bool = False
+    takes_middleware: bool = False
 
     def close(self) -> None:
         """Flush and close all connections."""
@@ -51,7 +63,8 @@ def configure(settings: Settings | None = None, *, middleware: Sequence[Middlewa
     """Read the settings, open the store and make Playbill's broker Dramatiq's global one.
 
     Call it once, before the modules with actors are imported. A second call with the same settings (or none) answers
-    the runtime that is there, so an actor module may call it too.
+    the runtime that is there, so an actor module may call it too. In a worker or a command, which has settings of its
+    own, it only adds the middleware.
 
     Args:
         settings: Ready settings; None reads them from environment and file.
@@ -66,26 +79,67 @@ def configure(settings: Settings | None = None, *, middleware: Sequence[Middlewa
         StoreNotMigratedError: The store has no tables yet: run ``playbill migrate``.
         StoreTooNewError: The store needs newer code.
     """
-    global _runtime  # noqa: PLW0603 - one runtime a process, as Dramatiq has one global broker
     with _lock:
         current = _runtime
-        if current is not None and (current.pinned or (settings is None and not overrides and not middleware)):
-            dramatiq.set_broker(current.broker)
-            return current
+        if current is not None and current.pinned:
+            return _join(current, settings, tuple(middleware), overrides)
+        if current is not None and settings is None and not overrides and not middleware:
+            return _install(current)
         wanted = settings if settings is not None else load(**overrides)
         if current is not None:
             if wanted == current.settings and not middleware:
-                dramatiq.set_broker(current.broker)
-                return current
+                return _install(current)
             if current.broker.actors:
                 raise ConfigurationError(
-                    "configure() was called before with other settings and actors are bound to them; "
+                    "configure() was called before with other settings or middleware and actors are bound to it; "
                     "call it once, before the modules with actors are imported"
                 )
             current.close()
-        _runtime = _make_runtime(wanted, tuple(middleware))
-        dramatiq.set_broker(_runtime.broker)
-        return _runtime
+        return _install(_make_runtime(wanted, tuple(middleware)))
+
+
+def configure_command(settings: Settings) -> Runtime:
+    """Configure a worker or command: its settings hold, whatever the modules that it imports ask for.
+
+    Args:
+        settings: The command's settings.
+
+    Returns:
+        The runtime, which adds the middleware of the modules' own ``configure()``.
+
+    Raises:
+        ConfigurationError: The broker's URL is wrong.
+        StoreNotMigratedError: The store has no tables yet.
+        StoreTooNewError: The store needs newer code.
+    """
+    made = configure(settings)
+    with _lock:
+        return _install(replace(made, pinned=True, takes_middleware=True))
+
+
+def _install(chosen: Runtime) -> Runtime:
+    global _runtime  # noqa: PLW0603 - one runtime a process, as Dramatiq has one global broker
+    _runtime = chosen
+    dramatiq.set_broker(chosen.broker)
+    return chosen
+
+
+def _join(
+    current: Runtime, settings: Settings | None, middleware: tuple[Middleware, ...], overrides: dict[str, Any]
+) -> Runtime:
+    """What a pinned runtime takes of a call: at most its middleware, one of each class however many modules ask."""
+    if not current.takes_middleware:
+        return _install(current)
+    wanted = settings if settings is not None or not overrides else load(**overrides)
+    if wanted is not None:
+        ignored = [name for name in Settings.model_fields if getattr(wanted, name) != getattr(current.settings, name)]
+        if ignored:
+            log.warning(SETTINGS_IGNORED, settings=sorted(ignored))
+    there = {type(item) for item in current.middleware}
+    added = tuple(item for item in middleware if type(item) not in there)
+    for item in added:
+        current.broker.add_middleware(item)
+    return _install(replace(current, middleware=(*current.middleware, *added)))
 
 
 def runtime() -> Runtime:

@@ -44,7 +44,7 @@ def enqueue(
     from playbill import client
     from playbill.settings import load
 
-    runtime = client.configure(load())
+    runtime = client.configure_command(load())
     try:
         found = _find_actor(runtime.broker, actor, module or [])
         _check_call(found, args, kwargs)
@@ -105,7 +105,11 @@ def _find_actor(broker: Any, name: str, modules: list[str]) -> Any:
         known = ", ".join(sorted(broker.actors)) or "none"
         raise InvalidInputError("ACTOR", f"no actor {short!r} there; actors found: {known}")
     if getattr(found, "broker", None) is not broker:
-        raise InvalidInputError("ACTOR", f"{short!r} belongs to another broker; its module must not set one itself")
+        raise InvalidInputError(
+            "ACTOR",
+            f"{short!r} is bound to another broker; remove set_broker() from its module, or call "
+            "playbill.configure() there instead",
+        )
     return found
 
 

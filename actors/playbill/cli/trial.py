@@ -53,7 +53,7 @@ def _problem(modules: Sequence[str]) -> str | None:
     from playbill.worker.modules import load_actors
 
     try:
-        load_actors(modules, client.configure(load()).broker)
+        load_actors(modules, client.configure_command(load()).broker)
     except PlaybillError as error:
         return str(error)
     return None

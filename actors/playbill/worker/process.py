@@ -105,7 +105,7 @@ class WorkerProcess:
         booted = False
         while not self._stop.is_set():
             try:
-                runtime = client.configure(self._settings)
+                runtime = client.configure_command(self._settings)
                 load_actors(self._orders["modules"], runtime.broker)
                 if not booted:
                     runtime.broker.emit_after("process_boot")

@@ -27,6 +27,11 @@ def render() -> None: ...
 """
 
 
+def environment(folder: Path) -> dict[str, str]:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("PLAYBILL_")}
+    return bare | {"PLAYBILL_STORE_URL": f"sqlite:///{folder}/store.db"}
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "worker.log"
@@ -35,14 +40,14 @@ def log(tmp_path: Path) -> Path:
 @pytest.fixture
 def start(tmp_path: Path, log: Path) -> Iterator[Start]:
     """Start a worker of ``shop_jobs`` with these options."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PLAYBILL_")}
-    environment["PLAYBILL_STORE_URL"] = f"sqlite:///{tmp_path}/store.db"
     started: list[subprocess.Popen[bytes]] = []
 
     def begin(*options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "playbill.cli.main", "worker", *options, "shop_jobs"]
         with log.open("wb") as output:
-            started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output))
+            started.append(
+                subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdout=output, stderr=output)
+            )
         return started[-1]
 
     yield begin
@@ -71,5 +76,39 @@ def test_a_queue_that_no_actor_is_at_home_in_is_pointed_out(start: Start, tmp_pa
     (warning,) = [line for line in log.read_text().splitlines() if "worker.queue_without_actors" in line]
     assert "mial" in warning
     assert "mail" in warning
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DEADLINE_S) == 0
+
+
+CONFIGURED = """
+import pathlib
+import dramatiq, playbill
+
+class Note(dramatiq.Middleware):
+    def after_process_message(self, broker, message, *, result=None, exception=None):
+        pathlib.Path("noted").write_text(str(result))
+
+playbill.configure(middleware=[Note()], payload_limit_bytes=1000)
+
+@dramatiq.actor(queue_name="mail")
+def send(number: int) -> int:
+    return number
+"""
+
+
+def test_a_module_that_configures_playbill_itself_runs_with_its_middleware(
+    start: Start, tmp_path: Path, log: Path
+) -> None:
+    # Given
+    (tmp_path / "shop_jobs.py").write_text(CONFIGURED)
+    worker = start("--queue=mail")
+    eventually(lambda: "worker.started" in log.read_text(), deadline_s=DEADLINE_S)
+    # When
+    enqueue = [sys.executable, "-m", "playbill.cli.main", "enqueue", "shop_jobs:send", "[7]"]
+    subprocess.run(enqueue, cwd=tmp_path, env=environment(tmp_path), check=True, capture_output=True)
+    # Then
+    noted = tmp_path / "noted"
+    eventually(lambda: noted.exists() and noted.read_text() == "7", deadline_s=DEADLINE_S)
+    assert "configure.settings_ignored" in log.read_text()
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(DEADLINE_S) == 0

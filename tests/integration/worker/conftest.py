@@ -1,3 +1,49 @@
-"""Apps over all transports."""
+"""Apps over all transports, and workers as processes."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pika
+import pytest
+
+from tests.integration.scheduler.conftest import postgres_database  # noqa: F401
+from tests.integration.worker.crew import Crew
+from tests.integration.worker.jobs import other
 from tests.support.transports import app, rabbit_app, transport_database  # noqa: F401
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Processes start in a third of the time where the first one may keep what it has compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Crew]:
+    """Workers on SQLite."""
+    made = Crew(tmp_path, store_url=f"sqlite:///{tmp_path}/store.db", broker_url=None, queue="work")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def rabbit(postgres_database: str, rabbitmq_url: str, fresh_queue: str, tmp_path: Path) -> Iterator[Crew]:  # noqa: F811
+    """Workers on PostgreSQL and RabbitMQ."""
+    made = Crew(tmp_path, store_url=postgres_database, broker_url=rabbitmq_url, queue=fresh_queue)
+    yield made
+    made.close()
+    connection = pika.BlockingConnection(pika.URLParameters(rabbitmq_url))
+    connection.channel().queue_delete(other(fresh_queue))
+    connection.close()
+
+
+@pytest.fixture(params=["embedded", pytest.param("rabbit", marks=[pytest.mark.postgres, pytest.mark.rabbitmq])])
+def crew(request: pytest.FixtureRequest) -> Crew:
+    """Workers on each of the two."""
+    found: Crew = request.getfixturevalue(request.param)
+    return found

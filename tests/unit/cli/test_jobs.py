@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import dramatiq
-import dramatiq
 import pytest
 import yaml
 
@@ -118,23 +117,6 @@ def test_sensitive_arguments_are_masked_everywhere(kit: Kit, run: Run, output: s
     assert shown["args"] == ["me@example.org", "***"]
     assert shown["kwargs"] == {"pin": "***"}
     assert shown["error_message"] == "code *** was refused for ***"
-
-
-@pytest.mark.parametrize("output", ["table", "json", "yaml"])
-def test_secrets_of_another_job_in_arguments_and_options_are_masked_too(kit: Kit, run: Run, output: str) -> None:
-    # Given a callback that was sent the message of a failed job, which has a pipeline and a group behind it
-    def login(code: str, **options: Any) -> dict[str, Any]:
-        return dramatiq.Message("mail", "login", ("ann", code), {}, {"sensitive": [1], **options}).asdict()
-
-    failed = login("s3cret", pipe_target=login("hunter22"), group_completion_callbacks=[login("654321")])
-    job_id = kit.failed(failed, {"type": "OSError", "message": "no"}, 654321, "quotes s3cret", error="s3cret hunter22")
-    # When it is shown
-    shown = run("jobs", "show", job_id, "--output", output).output
-    # Then the secrets are not, wherever they stand, and all else is
-    for secret in ("s3cret", "hunter22", "654321"):
-        assert secret not in shown
-    for plain in ("ann", "OSError", "login", "quotes"):
-        assert plain in shown
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
