@@ -33,12 +33,14 @@ from playbill.broker.middleware import (
     collecting,
     refuse_replaced,
 )
-from playbill.broker.new_job import EnqueueOptions, build_job, check_queue_name
+from playbill.broker.new_job import EnqueueOptions, build_job, check_callbacks, check_queue_name
 from playbill.broker.port import Outgoing, Publisher
 from playbill.context import running_job
 from playbill.errors import ConfigurationError, InvalidInputError, PlaybillError
 from playbill.observe import events
 from playbill.observe.log import get_logger
+from playbill.policy.enqueue import check_delay_ms
+from playbill.policy.resolve import check_options
 from playbill.store.port import Handover, Inserted, JobFilter, NewJob, Store
 
 if TYPE_CHECKING:
@@ -174,7 +176,16 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
             self.emit_after("declare_queue", queue_name)
 
     def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
-        """Declare an actor; its function will run under the deadlines of its attempt."""
+        """Declare an actor; its function will run under the deadlines of its attempt.
+
+        Raises:
+            InvalidInputError: One of its options means nothing, or its queue's name is too long.
+        """
+        try:
+            check_options(actor.options)
+        except InvalidInputError as error:
+            error.args = (f"actor {actor.actor_name}: {error.args[0]}",)
+            raise
         actor.fn = _guarded(actor.fn)
         self.emit_before("declare_actor", actor)
         self.declare_queue(actor.queue_name)
@@ -186,7 +197,7 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
 
         Args:
             message: The message; unknown queues and actors are refused outside of jobs.
-            delay: Shortest time until it may run, ms.
+            delay: Shortest time until it may run: ms, or a timedelta.
 
         Raises:
             InvalidInputError: The message cannot be accepted; nothing was written.
@@ -196,7 +207,7 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
         if gathered is not None:
             return self._enqueue_with_finish(message, delay, gathered)
         warn_if_loop_runs()
-        options = EnqueueOptions(delay_s=delay / 1000) if delay is not None else EnqueueOptions()
+        options = EnqueueOptions(delay_s=check_delay_ms(delay)) if delay is not None else EnqueueOptions()
         self.emit_before("enqueue", message, delay)
         job = self.build(message, options)
         self.commit([job])
@@ -208,8 +219,9 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
     ) -> dramatiq.Message[Any]:
         """Post-processing enqueues: the follow-up commits with the finish of the job that caused it."""
         context = running_job()
-        options = EnqueueOptions(delay_s=(delay or 0) / 1000, tenant=context.tenant if context else "")
         try:
+            delay_s = check_delay_ms(delay) if delay is not None else 0.0
+            options = EnqueueOptions(delay_s=delay_s, tenant=context.tenant if context else "")
             gathered.append(build_job(self, message, options))
         except PlaybillError as error:
             # Dramatiq swallows what post-processing raises: the finish fails the job with it instead.
@@ -276,7 +288,7 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
         """A job to insert, checked.
 
         Raises:
-            InvalidInputError: Unknown actor or queue, or what ``build_job`` refuses.
+            InvalidInputError: Unknown actor, queue or callback, or what ``build_job`` refuses.
         """
         if message.actor_name not in self.actors:
             raise InvalidInputError(
@@ -286,6 +298,7 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
             raise InvalidInputError(
                 "queue", f"{message.queue_name!r} has no actor here; declared queues: {', '.join(sorted(self.queues))}"
             )
+        check_callbacks(self, message)
         return build_job(self, message, options)
 
     def commit(self, jobs: Sequence[NewJob]) -> list[Inserted]:

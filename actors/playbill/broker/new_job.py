@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dramatiq import Message
+from dramatiq import Message, get_encoder
+from dramatiq.encoder import JSONEncoder
 
 from playbill.errors import InvalidInputError, PayloadTooLargeError
 from playbill.observe.redact import is_message
 from playbill.observe.trace import current_traceparent, new_traceparent
+from playbill.policy.resolve import check_options
 from playbill.store.port import NewJob
 
 if TYPE_CHECKING:
     from playbill.broker.base import PlaybillBroker
 
+#: Options that name the actor to be sent what becomes of a job.
+CALLBACKS = ("on_success", "on_failure", "on_retry_exhausted")
 #: Message options that Playbill writes.
 OPTION_TRACE = "traceparent"
 OPTION_SENSITIVE = "sensitive"
@@ -48,14 +53,12 @@ def build_job(broker: PlaybillBroker, message: Message[Any], options: EnqueueOpt
     """Encode and check a message.
 
     Raises:
-        InvalidInputError: Arguments that cannot be serialised, a negative delay, or a name that is too long.
+        InvalidInputError: Arguments that cannot be serialised, options that mean nothing, or a name that is too long.
         PayloadTooLargeError: The encoded message is over the limit.
     """
-    if options.delay_s < 0:
-        raise InvalidInputError("delay", f"{options.delay_s:g} s is in the past; give 0 or more")
     check_id(message.message_id)
     check_queue_name(message.queue_name)
-    check_message_options(message.options)
+    check_options(message.options)
     body = _encode(_annotated(broker, message))
     limit = broker.settings.payload_limit_bytes
     if len(body) > limit:
@@ -99,16 +102,20 @@ def check_queue_name(queue: str) -> None:
         raise InvalidInputError("queue", f"{queue[:40]!r}... has {size} bytes, over the limit of {MAX_QUEUE_BYTES}")
 
 
-def check_message_options(options: Mapping[str, Any]) -> None:
-    """Refuse Dramatiq options that could never work.
+def check_callbacks(broker: PlaybillBroker, message: Message[Any]) -> None:
+    """Refuse callbacks that nobody could be sent to: the worker would find out once the job has ended.
 
     Raises:
-        InvalidInputError: A retry count, backoff, time limit or age is negative or no number.
+        InvalidInputError: ``on_success``, ``on_failure`` or ``on_retry_exhausted`` names no actor declared here.
     """
-    for name in ("max_retries", "min_backoff", "max_backoff", "time_limit", "max_age"):
-        value = options.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
-            raise InvalidInputError(name, f"{value!r} is not a number >= 0; leave it out for the default")
+    for options in (message.options, broker.actors[message.actor_name].options):
+        for option in CALLBACKS:
+            callback = options.get(option)
+            name = getattr(callback, "actor_name", callback)
+            if name and name not in broker.actors:
+                raise InvalidInputError(
+                    option, f"no actor {name!r} is declared here; import the module that defines it"
+                )
 
 
 def _annotated(broker: PlaybillBroker, message: Message[Any]) -> Message[Any]:
@@ -145,26 +152,46 @@ def _sensitive_message(broker: PlaybillBroker, message: Any) -> Any:
 
 def _encode(message: Message[Any]) -> bytes:
     try:
-        return message.encode()
+        body = message.encode()
     except Exception as error:  # the encoder is the user's choice: any class may come
         culprit = _unserialisable(message)
         raise InvalidInputError(
             culprit, f"cannot be serialised for {message.actor_name}: {error}; pass plain JSON values"
         ) from error
+    # Python writes NaN and Infinity as no other reader of JSON understands them. Nearly no body holds these words.
+    if (b"NaN" in body or b"Infinity" in body) and type(get_encoder()) is JSONEncoder:
+        _refuse_no_json(message)
+    return body
+
+
+def _refuse_no_json(message: Message[Any]) -> None:
+    for place, value in _arguments(message):
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise InvalidInputError(
+                place,
+                f"NaN and infinities are no JSON, so {message.actor_name} cannot be sent them; pass None or a text",
+            ) from None
+    for follower in (message.options.get(OPTION_PIPE_TARGET), *(message.options.get(OPTION_GROUP_CALLBACKS) or ())):
+        if is_message(follower):
+            _refuse_no_json(Message(**follower))
 
 
 def _unserialisable(message: Message[Any]) -> str:
-    from dramatiq import get_encoder
-
-    places: list[tuple[str, Any]] = [(f"args[{i}]", value) for i, value in enumerate(message.args)]
-    places += [(f"kwargs.{name}", value) for name, value in message.kwargs.items()]
-    places += [(f"options.{name}", value) for name, value in message.options.items()]
-    for place, value in places:
+    options = [(f"options.{name}", value) for name, value in message.options.items()]
+    for place, value in [*_arguments(message), *options]:
         try:
             get_encoder().encode({"value": value})
         except Exception:  # noqa: BLE001 - this is the one
             return place
     return "message"
+
+
+def _arguments(message: Message[Any]) -> list[tuple[str, Any]]:
+    """Each argument with its place."""
+    positional = [(f"args[{i}]", value) for i, value in enumerate(message.args)]
+    return positional + [(f"kwargs.{name}", value) for name, value in message.kwargs.items()]
 
 
 @lru_cache(maxsize=1024)

@@ -84,11 +84,34 @@ def check_delay(delay: Any) -> float:
     if isinstance(delay, str):
         return parse_duration(delay, field="delay")
     if isinstance(delay, timedelta):
-        seconds = delay.total_seconds()
-    elif isinstance(delay, (int, float)) and not isinstance(delay, bool):
-        seconds = _finite(delay)
-    else:
-        raise InvalidInputError("delay", f"{delay!r} is not seconds, a timedelta or a text such as '10m'")
+        return _in_range(delay, delay.total_seconds())
+    if isinstance(delay, (int, float)) and not isinstance(delay, bool):
+        return _in_range(delay, _number(delay))
+    raise InvalidInputError("delay", f"{delay!r} is not seconds, a timedelta or a text such as '10m'")
+
+
+def check_delay_ms(delay: Any) -> float:
+    """Check a delay as Dramatiq's ``send_with_options`` takes it.
+
+    Args:
+        delay: Milliseconds (a number) or a timedelta; 0 up to ten years.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        InvalidInputError: It is negative, too long or no delay.
+    """
+    if isinstance(delay, timedelta):
+        return check_delay(delay)
+    if isinstance(delay, (int, float)) and not isinstance(delay, bool):
+        return _in_range(delay, _number(delay) / 1000)
+    raise InvalidInputError(
+        "delay", f"{delay!r} is not milliseconds or a timedelta; playbill.enqueue(..., delay='10m') takes texts"
+    )
+
+
+def _in_range(delay: Any, seconds: float) -> float:
     if seconds < 0:
         raise InvalidInputError("delay", f"{delay!r} is in the past; give 0 or more, or leave it out")
     if seconds > MAX_DURATION_S:
@@ -121,14 +144,14 @@ def check_run_at(run_at: Any, *, now: datetime) -> datetime:
     return run_at.astimezone(UTC)
 
 
-def _finite(number: float) -> float:
+def _number(delay: float) -> float:
     try:
-        seconds = float(number)
+        number = float(delay)
     except OverflowError:
-        seconds = math.inf if number > 0 else -math.inf
-    if math.isnan(seconds):
-        raise InvalidInputError("delay", "nan is not a number of seconds; give 0 or more")
-    return seconds
+        number = math.inf if delay > 0 else -math.inf
+    if math.isnan(number):
+        raise InvalidInputError("delay", "nan is not a number; give 0 or more")
+    return number
 
 
 def _text(field: str, value: Any, most: int) -> str:

@@ -91,6 +91,28 @@ def resolve(
     )
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of an actor or a message that could never work, before anything rests on them.
+
+    Stricter than :func:`resolve`, which must make sense of what plain Dramatiq producers have sent.
+
+    Args:
+        options: ``actor.options``, or ``message.options`` before it is enqueued.
+
+    Raises:
+        InvalidInputError: An option has a value that means nothing; its ``field`` is the option.
+    """
+    retries = options.get("max_retries")
+    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
+        raise InvalidInputError("max_retries", f"{retries!r} is not a whole number from 0 up; None is no limit")
+    _own_backoff(options)
+    for name in ("time_limit", "max_age"):
+        if options.get(name) is not None:
+            _ms(name, options[name])
+    if options.get("throws") is not None:
+        _thrown(options["throws"])
+
+
 def _retry(
     message: Mapping[str, Any], queue: Mapping[str, Any], actor: Mapping[str, Any], default: RetryPolicy
 ) -> RetryPolicy:
@@ -220,7 +242,9 @@ def _flag(option: str, message: Mapping[str, Any], actor: Mapping[str, Any], def
 
 def _ms(option: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise InvalidInputError(option, f"{value!r} is not a number of milliseconds from 0 up")
+        raise InvalidInputError(
+            option, f"{value!r} is not a number of milliseconds from 0 up; leave it out for the default"
+        )
     try:
         return value / 1000
     except OverflowError:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playbill.errors import InvalidInputError
-from playbill.policy.enqueue import check_delay, check_priority, check_run_at, check_tags, check_tenant
+from playbill.policy.enqueue import check_delay, check_delay_ms, check_priority, check_run_at, check_tags, check_tenant
 from playbill.policy.unique import check_key
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -89,6 +89,18 @@ def test_delays_are_seconds_timedeltas_or_texts(delay, seconds):
 )
 def test_wrong_delays_are_refused(delay):
     refused("delay", check_delay, delay)
+
+
+@pytest.mark.parametrize(("delay", "seconds"), [(0, 0.0), (1500, 1.5), (0.5, 0.0005), (timedelta(minutes=1), 60.0)])
+def test_dramatiqs_delays_are_milliseconds_or_timedeltas(delay, seconds):
+    assert check_delay_ms(delay) == seconds
+
+
+@pytest.mark.parametrize(
+    "delay", [-1, math.nan, math.inf, True, None, "10m", "1000", 10**15, 10**400, timedelta(days=4000), [5]]
+)
+def test_wrong_delays_in_milliseconds_are_refused(delay):
+    refused("delay", check_delay_ms, delay)
 
 
 def test_a_delay_in_the_past_says_so():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playbill.errors import InvalidInputError
-from playbill.policy.resolve import PolicyDefaults, resolve
+from playbill.policy.resolve import PolicyDefaults, check_options, resolve
 from playbill.policy.retry import RetryPolicy, decide_retry, error_types
 from playbill.spec.duration import format_duration
 
@@ -174,3 +174,21 @@ def test_options_that_mean_nothing_are_refused_by_name(field, options):
 )
 def test_retries_are_counted_as_dramatiq_counts_them(max_retries, attempts):
     assert attempts_of(resolve({"max_retries": max_retries}, None, {})) == attempts
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_retries", value) for value in (-1, "many", 2.5, math.nan, math.inf, True)]
+    + [(name, value) for name in ("time_limit", "max_age", "max_backoff") for value in (-1, "abc", math.nan, True)]
+    + [("min_backoff", math.inf), ("min_backoff", math.nan), ("throws", "ValueError")],
+)
+def test_options_that_could_never_work_are_refused_before_anything_rests_on_them(field, value):
+    with pytest.raises(InvalidInputError) as caught:
+        check_options({field: value})
+    assert caught.value.field == field
+
+
+def test_options_that_mean_something_pass():
+    check_options({})
+    check_options({"max_retries": 0, "min_backoff": 0, "max_backoff": math.inf, "time_limit": math.inf, "max_age": 0.5})
+    check_options({"max_retries": None, "time_limit": None, "throws": (ValueError, (KeyError,))})
