@@ -11,7 +11,7 @@ from typing import Any
 
 import dramatiq
 
-from playbill.broker.base import warn_if_loop_runs
+from playbill.broker.loop import warn_if_loop_runs
 from playbill.broker.new_job import EnqueueOptions
 from playbill.errors import InvalidInputError
 from playbill.handle import JobHandle, Progress
@@ -96,7 +96,7 @@ def enqueue_many(jobs: Iterable[Any], *, session: Any = None) -> list[JobHandle]
         InvalidInputError: One of them is wrong: the error names its index; nothing was written.
     """
     warn_if_loop_runs()
-    return _submit([_spec(index, item) for index, item in enumerate(jobs)], session)
+    return _submit(_specs(jobs), session)
 
 
 async def aenqueue(actor_or_message: Any, /, *args: Any, session: Any = None, **options: Any) -> JobHandle:
@@ -107,7 +107,7 @@ async def aenqueue(actor_or_message: Any, /, *args: Any, session: Any = None, **
 
 async def aenqueue_many(jobs: Iterable[Any], *, session: Any = None) -> list[JobHandle]:
     """:func:`enqueue_many` for async code."""
-    return await _submit_async([_spec(index, item) for index, item in enumerate(jobs)], session)
+    return await _submit_async(_specs(jobs), session)
 
 
 async def _submit_async(specs: list[JobSpec], session: Any) -> list[JobHandle]:
@@ -117,9 +117,16 @@ async def _submit_async(specs: list[JobSpec], session: Any) -> list[JobHandle]:
     if session is not None:
         raise InvalidInputError(
             "session",
-            f"{type(session).__name__} is not async; give an AsyncSession, an AsyncConnection, or call enqueue",
+            f"{type(session).__module__}.{type(session).__qualname__} is neither an AsyncSession nor an AsyncConnection"
+            " of SQLAlchemy's; give one of these, or, if it is not async, call enqueue",
         )
     return await asyncio.to_thread(_submit, specs, None)
+
+
+def _specs(jobs: Any) -> list[JobSpec]:
+    if not isinstance(jobs, Iterable):
+        raise InvalidInputError("jobs", f"{jobs!r} is no list of jobs; give a list, even of one")
+    return [_spec(index, item) for index, item in enumerate(jobs)]
 
 
 def _spec(index: int, item: Any) -> JobSpec:
@@ -150,16 +157,17 @@ def _options(given: dict[str, Any]) -> EnqueueOptions:
             raise InvalidInputError(
                 name, f"unknown option; {hint}an actor's own keywords go through actor.message({name}=...)"
             )
-    if given.get("delay") is not None and given.get("run_at") is not None:
-        raise InvalidInputError("run_at", "give delay or run_at, not both")
     delay, run_at, key = given.get("delay"), given.get("run_at"), given.get("key")
+    tenant, tags, priority = given.get("tenant"), given.get("tags"), given.get("priority")
+    if delay is not None and run_at is not None:
+        raise InvalidInputError("run_at", "give delay or run_at, not both")
     return EnqueueOptions(
         delay_s=check_delay(delay) if delay is not None else 0.0,
         run_at=check_run_at(run_at, now=datetime.now().astimezone()) if run_at is not None else None,
         key=check_key(key) if key is not None else None,
-        tenant=check_tenant(given.get("tenant") or ""),
-        tags=check_tags(given.get("tags") or ()),
-        priority=check_priority(given["priority"]) if given.get("priority") is not None else 5,
+        tenant=check_tenant(tenant) if tenant is not None else "",
+        tags=check_tags(tags) if tags is not None else (),
+        priority=check_priority(priority) if priority is not None else 5,
     )
 
 

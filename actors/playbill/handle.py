@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from playbill.errors import JobCancelled, JobFailed, JobNotFoundError, WaitTimeout
+from playbill.errors import InvalidInputError, JobCancelled, JobFailed, JobNotFoundError, WaitTimeout
 from playbill.policy.states import JobStatus
 from playbill.runtime import runtime
 from playbill.store.port import CancelAnswer, JobRow, Store
@@ -100,17 +101,18 @@ class JobHandle:
         """Wait for the end.
 
         Args:
-            timeout: Seconds; None waits without end.
+            timeout: Seconds, or a timedelta; None waits without end.
 
         Returns:
             What the actor returned.
 
         Raises:
+            InvalidInputError: ``timeout`` is no time.
             JobFailed: The job has failed for good.
             JobCancelled: The job was cancelled.
             WaitTimeout: The time is over.
         """
-        limit_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        limit_s = _seconds(timeout)
         deadline = None if limit_s is None else time.monotonic() + limit_s
         pause_s = 0.005
         while not self.refresh().row.status.is_terminal:
@@ -143,3 +145,13 @@ class JobHandle:
             raise JobCancelled(self.id, f"job {self.id} was cancelled")
         error = row.error
         raise JobFailed(self.id, error.type if error else "Unknown", error.message if error else "no error was kept")
+
+
+def _seconds(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, timedelta):
+        return timeout.total_seconds()
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
+        raise InvalidInputError("timeout", f"{timeout!r} is neither seconds nor a timedelta; None waits without end")
+    return float(timeout)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from playbill.errors import ConfigurationError
@@ -23,7 +24,7 @@ TEST_PREFIX = "PLAYBILL_TEST_"
 CONFIG_VARIABLE = "PLAYBILL_CONFIG"
 DEFAULT_CONFIG_FILE = "playbill.toml"
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -51,10 +52,13 @@ class Settings(BaseSettings):
     )
     heartbeat_s: Seconds = Field(default=2.0, description="Interval of a worker's heartbeat, s.")
     lease_s: Seconds = Field(
-        default=15.0, description="Lease of a worker: without a heartbeat for so long its jobs are rescued, s."
+        default=15.0,
+        description=(
+            "Lease of a worker: without a heartbeat for so long its jobs are rescued; at least two heartbeats long, s."
+        ),
     )
     leader_lease_s: Seconds = Field(default=10.0, description="Lease of the scheduler's leader, s.")
-    drain_grace_s: Annotated[float, Field(ge=0)] = Field(
+    drain_grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=60.0, description="How long running jobs may go on after SIGTERM before they are released, s."
     )
     cancel_grace_s: Seconds = Field(
@@ -89,6 +93,18 @@ class Settings(BaseSettings):
         default="auto", description="auto: console on a terminal, JSON lines elsewhere."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level logged.")
+
+    @model_validator(mode="after")
+    def _lease_outlasts_heartbeats(self) -> Self:
+        """One heartbeat may be late: it must not cost the worker its jobs."""
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise PydanticCustomError(
+                "lease",
+                "heartbeat_s={heartbeat} and lease_s={lease} contradict each other: a lease must hold for two "
+                "heartbeats; raise lease_s to {least} or more, or lower heartbeat_s",
+                {"heartbeat": self.heartbeat_s, "lease": self.lease_s, "least": self.heartbeat_s * 2},
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -161,7 +177,9 @@ def _in_words(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
+        if not name:  # of all settings together: it names those that it is about
+            parts.append(item["msg"])
+        elif item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)
             parts.append(f"unknown setting {name}" + (f": did you mean {near[0]}?" if near else ""))
         else:

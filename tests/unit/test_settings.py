@@ -63,8 +63,8 @@ def test_arguments_win_over_environment_over_file(monkeypatch, tmp_path):
     (tmp_path / "playbill.toml").write_text("lease_s = 1\nheartbeat_s = 1\nrelay_after_s = 1\n")
     monkeypatch.setenv("PLAYBILL_LEASE_S", "2")
     monkeypatch.setenv("PLAYBILL_HEARTBEAT_S", "2")
-    settings = load(lease_s=3)
-    assert (settings.lease_s, settings.heartbeat_s, settings.relay_after_s, settings.poison_limit) == (3, 2, 1, 3)
+    settings = load(lease_s=4)
+    assert (settings.lease_s, settings.heartbeat_s, settings.relay_after_s, settings.poison_limit) == (4, 2, 1, 3)
 
 
 def test_the_file_may_be_named(monkeypatch, tmp_path):
@@ -112,6 +112,19 @@ def test_a_wrong_value_is_named_but_no_url_is_shown(monkeypatch):
     assert "setting lease_s='-1'" in str(caught.value)
     assert "setting log_level='loud'" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_lease_that_one_late_heartbeat_would_end_is_refused():
+    with pytest.raises(ConfigurationError, match=r"heartbeat_s=60.* and lease_s=1.* raise lease_s to 120.* or more"):
+        load(heartbeat_s=60, lease_s=1)
+    assert load(heartbeat_s=2, lease_s=4).lease_s == 4
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.endswith("_s")])
+def test_seconds_are_finite(name, value):
+    with pytest.raises(ConfigurationError, match=f"setting {name}="):
+        load(**{name: float(value)})
 
 
 def test_secrets_are_not_shown():

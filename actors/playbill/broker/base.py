@@ -6,13 +6,11 @@ worker's business: ``playbill.worker`` gives the broker its consumers.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import os
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Pipelines
 from dramatiq.results import Results
 
 from playbill.broker.group_commit import GroupCommit
+from playbill.broker.loop import warn_if_loop_runs
 from playbill.broker.middleware import (
     CallbacksMiddleware,
     GroupCallbacksMiddleware,
@@ -52,10 +51,6 @@ log = get_logger(__name__)
 ConsumerFactory = Callable[[str, int, int], dramatiq.Consumer]
 
 _brokers: weakref.WeakSet[PlaybillBroker] = weakref.WeakSet()
-
-
-class BlockingEnqueueWarning(RuntimeWarning):
-    """``.send()`` was called inside a running event loop, which it blocks for a commit; await ``aenqueue``."""
 
 
 class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
@@ -334,19 +329,6 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
                 if answer.created:
                     log.debug(events.JOB_ENQUEUED, job_id=answer.id, actor=job.actor, queue=job.queue)
         return inserted
-
-
-def warn_if_loop_runs() -> None:
-    """Warn where a blocking enqueue would block a running event loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    warnings.warn(
-        "a blocking enqueue inside a running event loop blocks it for a commit: use `await playbill.aenqueue(...)`",
-        BlockingEnqueueWarning,
-        stacklevel=4,
-    )
 
 
 def _guarded(fn: Callable[..., Any]) -> Callable[..., Any]:
