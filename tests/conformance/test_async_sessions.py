@@ -132,3 +132,15 @@ def test_a_session_that_is_not_async_is_refused_by_name(desk):
 
     desk.run("session", work)
     engine.dispose()
+
+
+def test_an_async_connection_of_psycopgs_own_is_refused_by_name(desk):
+    from psycopg import AsyncConnection
+
+    raw = object.__new__(type("AsyncConnection", (), {"__module__": AsyncConnection.__module__}))
+
+    async def work(_):
+        with pytest.raises(InvalidInputError, match=r"psycopg\.AsyncConnection is neither .* SQLAlchemy"):
+            await playbill.aenqueue(desk.act, 1, session=raw)
+
+    desk.run("session", work)

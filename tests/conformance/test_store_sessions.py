@@ -252,6 +252,7 @@ def test_a_raw_psycopg_connection_keeps_its_row_factory_and_autocommit(
 ) -> None:
     url = postgres_store_url.replace("+psycopg", "")
     with psycopg.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row) as raw:
-        postgres_store.insert([new("a", key="k")], handover=RELAY, connection=raw)
+        with raw.transaction():
+            postgres_store.insert([new("a", key="k")], handover=RELAY, connection=raw)
         assert status(postgres_store, "a") == "pending"
         assert raw.execute("SELECT 1 AS one").fetchone() == {"one": 1}

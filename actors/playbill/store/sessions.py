@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
+import sqlalchemy.exc as sa_exc
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from playbill.errors import ForeignSessionError
+from playbill.errors import ForeignSessionError, InvalidInputError
 from playbill.store.engine import Database
+from playbill.store.failures import first_line, translated
 
 #: Asked of the catalogue first: a failing query would abort the caller's transaction.
 _HAS_META_POSTGRES: Final = sa.text(
@@ -32,6 +34,11 @@ _IDENTITY_POSTGRES: Final = sa.text(
 _HAS_META_SQLITE: Final = sa.text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'playbill_store_meta'")
 _IDENTITY_SQLITE: Final = sa.text(
     "SELECT m.store_id, (SELECT file FROM pragma_database_list WHERE name = 'main') FROM playbill_store_meta m"
+)
+
+_AUTOCOMMIT: Final = (
+    "it is in autocommit mode, so the job would not be of your transaction; begin one (psycopg: `with"
+    " connection.transaction()`), or leave session= out"
 )
 
 Identity = tuple[str, str]
@@ -107,13 +114,25 @@ class CallerConnections:
 
         Raises:
             ForeignSessionError: It belongs to another database, or is of an unknown kind.
+            InvalidInputError: It is async, closed, in a failed transaction, or in none as it commits by itself.
+            StoreUnavailableError: Its database cannot be reached.
         """
-        connection = _unwrap(given)
+        try:
+            with translated(self._database.where):
+                return self._executor(_unwrap(given))
+        except sa_exc.InvalidRequestError as error:  # closed, or its transaction has failed
+            raise InvalidInputError("session", f"it cannot be used now: {first_line(error)}") from error
+
+    def _executor(self, connection: Any) -> Executor:
         if isinstance(connection, Connection):
-            self._check(SqlAlchemyExecutor(connection), connection.dialect.name, connection.engine)
-            return SqlAlchemyExecutor(connection)
-        self._check(PsycopgExecutor(connection), "postgresql", connection)
-        return PsycopgExecutor(connection)
+            on_sqlalchemy = SqlAlchemyExecutor(connection)
+            self._check(on_sqlalchemy, connection.dialect.name, connection.engine)
+            _refuse_autocommit(connection)
+            return on_sqlalchemy
+        _refuse_unusable(connection)
+        on_psycopg = PsycopgExecutor(connection)
+        self._check(on_psycopg, "postgresql", connection)
+        return on_psycopg
 
     def _check(self, executor: Executor, dialect: str, trusted_by: Any) -> None:
         """One engine always leads to one database, so the answer is kept for it."""
@@ -148,10 +167,13 @@ def _identity(executor: Executor, dialect: str) -> Identity | None:
 
 def _unwrap(given: Any) -> Any:
     """A SQLAlchemy Connection or a psycopg Connection out of what callers hold."""
-    given = getattr(given, "sync_session", given)
-    given = getattr(given, "sync_connection", given)
     if hasattr(given, "registry") and callable(given) and not isinstance(given, Session):
         given = given()  # a scoped_session
+    if hasattr(given, "sync_session") or hasattr(given, "sync_connection"):
+        raise InvalidInputError(
+            "session",
+            f"{_name(given)} is async: `await playbill.aenqueue(...)`, or `await job.acheckpoint(...)` inside of a job",
+        )
     if isinstance(given, Session):
         return given.connection()
     if isinstance(given, Connection):
@@ -160,6 +182,35 @@ def _unwrap(given: Any) -> Any:
     if "psycopg.Connection" in kinds or "psycopg.connection.Connection" in kinds:
         return given
     raise ForeignSessionError(
-        f"{type(given).__module__}.{type(given).__qualname__} is no session the store can join;"
+        f"{_name(given)} is no session the store can join;"
         " give a SQLAlchemy Session or Connection, or a psycopg Connection"
     )
+
+
+def _name(given: Any) -> str:
+    return f"{type(given).__module__}.{type(given).__qualname__}"
+
+
+def _refuse_autocommit(connection: Connection) -> None:
+    """Refuse a SQLAlchemy connection without a transaction: the job would exist at once, whatever the caller does."""
+    raw = connection.connection
+    if raw.dbapi_connection is None or not connection.dialect.detect_autocommit_setting(raw.dbapi_connection):
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(sa.text("SELECT 1"))  # an engine that begins by an event of its own has begun by now
+        if getattr(raw.driver_connection, "in_transaction", False):
+            return
+    raise InvalidInputError("session", _AUTOCOMMIT)
+
+
+def _refuse_unusable(connection: Any) -> None:
+    """The same for a psycopg connection; one that is closed or whose transaction has failed is refused too."""
+    from psycopg.pq import TransactionStatus
+
+    if connection.closed:
+        raise InvalidInputError("session", "the connection is closed; give an open one")
+    status = connection.info.transaction_status
+    if status == TransactionStatus.INERROR:
+        raise InvalidInputError("session", "its transaction has failed; roll it back first")
+    if connection.autocommit and status == TransactionStatus.IDLE:
+        raise InvalidInputError("session", _AUTOCOMMIT)
