@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import dramatiq
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
-from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Pipelines
+from dramatiq.middleware import AsyncIO, Middleware, Pipelines
 from dramatiq.results import Results
 
 from playbill.broker.group_commit import GroupCommit
@@ -30,10 +30,10 @@ from playbill.broker.middleware import (
     TrackingMiddleware,
     VerdictMiddleware,
     collecting,
-    refuse_replaced,
 )
 from playbill.broker.new_job import EnqueueOptions, build_job, check_callbacks, check_queue_name
 from playbill.broker.port import Outgoing, Publisher
+from playbill.broker.signals import SignalBroker
 from playbill.context import running_job
 from playbill.errors import ConfigurationError, InvalidInputError, PlaybillError
 from playbill.observe import events
@@ -53,7 +53,7 @@ ConsumerFactory = Callable[[str, int, int], dramatiq.Consumer]
 _brokers: weakref.WeakSet[PlaybillBroker] = weakref.WeakSet()
 
 
-class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
+class PlaybillBroker(SignalBroker):
     """Tracks every message as a job.
 
     Args:
@@ -76,7 +76,6 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
         self._make_publisher = make_publisher
         self._publisher: Publisher | None = None
         self._consumers: ConsumerFactory | None = None
-        self._hooks_by_name: dict[str, tuple[int, list[tuple[Middleware, Callable[..., None]]]]] = {}
         self._reset_threads()
         super().__init__(
             middleware=[
@@ -115,45 +114,7 @@ class PlaybillBroker(dramatiq.Broker):  # type: ignore[misc, unused-ignore]
                     self._publisher = self._make_publisher()
         return self._publisher
 
-    # -- Dramatiq's side: signals ---------------------------------------------------------------------------------
-    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        """Call the middleware that implements ``before_<signal>``, and no other: four signals a job add up."""
-        for middleware, hook in self._hooks("before_" + signal):
-            try:
-                hook(self, *args, **kwargs)
-            except MiddlewareError:
-                raise
-            except Exception:  # as in Dramatiq: a middleware's failure is logged and the others go on
-                self.logger.critical("Unexpected failure in before_%s of %r.", signal, middleware, exc_info=True)
-
-    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        """Call the middleware that implements ``after_<signal>``, last one first."""
-        for middleware, hook in reversed(self._hooks("after_" + signal)):
-            try:
-                hook(self, *args, **kwargs)
-            except Exception:  # as in Dramatiq: a middleware's failure is logged and the others go on
-                self.logger.critical("Unexpected failure in after_%s of %r.", signal, middleware, exc_info=True)
-
-    def _hooks(self, name: str) -> list[tuple[Middleware, Callable[..., None]]]:
-        found = self._hooks_by_name.get(name)
-        if found is None or found[0] != len(self.middleware):
-            no_op = getattr(Middleware, name, None)
-            hooks = [
-                (middleware, getattr(middleware, name))
-                for middleware in self.middleware
-                if getattr(type(middleware), name, None) is not no_op or name in vars(middleware)
-            ]
-            found = self._hooks_by_name[name] = (len(self.middleware), hooks)
-        return found[1]
-
     # -- Dramatiq's side -----------------------------------------------------------------------------------------
-    def add_middleware(self, middleware: Middleware, **kwargs: Any) -> None:
-        """Add a middleware; those that Playbill replaces are refused."""
-        refuse_replaced(middleware)
-        self._hooks_by_name.clear()
-        super().add_middleware(middleware, **kwargs)
-        self._hooks_by_name.clear()
-
     def get_declared_queues(self) -> set[str]:
         """Names of the queues of all actors declared here."""
         return self.queues.copy()
