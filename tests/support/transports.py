@@ -88,19 +88,7 @@ class App:
         if self._scheduled:
             return
         self._scheduled = True
-        stop = threading.Event()
-        settings = self.runtime.settings
-        publisher = client.make_publisher(settings, self.store) if settings.broker_url is not None else None
-        thread = threading.Thread(target=Scheduler(self.store, settings, publisher).run, args=(stop,))
-        thread.start()
-
-        def end() -> None:
-            stop.set()
-            thread.join(30)
-            if publisher is not None:
-                publisher.close()
-
-        self._ending.callback(end)
+        self._ending.enter_context(scheduler_of(self.runtime))
 
     def row(self, job_id: str) -> JobRow:
         """A job that must exist."""
@@ -126,6 +114,23 @@ class App:
                 session.drain(5.0)
         self._ending.close()
         client.reset()
+
+
+@contextlib.contextmanager
+def scheduler_of(runtime: client.Runtime) -> Iterator[None]:
+    """Run a scheduler in a thread."""
+    stop = threading.Event()
+    settings = runtime.settings
+    publisher = client.make_publisher(settings, runtime.store) if settings.broker_url is not None else None
+    thread = threading.Thread(target=Scheduler(runtime.store, settings, publisher).run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+        if publisher is not None:
+            publisher.close()
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +179,16 @@ def rabbit_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[App]:
     """An app on PostgreSQL and RabbitMQ."""
     before = dramatiq_broker.global_broker
     found = app_on("rabbitmq", request, tmp_path)
+    yield found
+    found.close()
+    dramatiq_broker.global_broker = before
+
+
+@pytest.fixture
+def sqlite_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[App]:
+    """An app on SQLite alone."""
+    before = dramatiq_broker.global_broker
+    found = app_on("sqlite", request, tmp_path)
     yield found
     found.close()
     dramatiq_broker.global_broker = before

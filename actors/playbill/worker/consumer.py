@@ -78,7 +78,7 @@ class JobConsumer(dramatiq.Consumer):  # type: ignore[misc, unused-ignore]
         self._claim(room)
 
     def _no_room(self) -> None:
-        self.session.slots.wait_for_room(min(self.timeout_s, 0.1))
+        self.session.slots.wait_for_room(self.queue, min(self.timeout_s, 0.1))
 
     def _claim(self, room: int) -> None:
         raise NotImplementedError  # pragma: no cover - each source has its own

@@ -2,17 +2,19 @@
 
 ``PyThreadState_SetAsyncExc`` only sets a flag: the exception appears at some later bytecode, which may be one of
 Dramatiq's own loop, where it would kill the thread. So an exception is only ever set while the actor's function runs,
-and what is still pending when that returns is cleared under the same lock.
+and what is still pending when that returns is raised, and caught, before anything else happens. It cannot be cleared
+instead: Python 3.11 then goes on believing that one is pending, which slows its loop and hangs its tracers.
 """
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dramatiq.middleware import Interrupt, raise_thread_exception
+
+_TURNS = 100  #: one is enough
 
 
 class CancelInterrupt(Interrupt):  # type: ignore[misc, unused-ignore]
@@ -64,10 +66,10 @@ class InterruptGuard:
         while True:
             try:
                 with self._lock:
-                    thread_id, self._thread_id = self._thread_id, None
-                    if self._fired and thread_id is not None:
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), None)
+                    self._thread_id = None  # none is set from here on
+                if self._fired:
+                    for _ in range(_TURNS):
+                        pass  # the interpreter looks for a pending exception at each turn of a loop
             except Interrupt:
-                # It came after the function had returned: what was done is done. Its flag is clear now.
-                continue
+                continue  # it came after the function had returned: what was done is done
             return

@@ -160,10 +160,11 @@ class WorkerSession:
         while self._unfinished() and time.monotonic() < deadline:
             self.slots.wait_for_change(min(0.1, max(0.001, deadline - time.monotonic())))
             self._release_unstarted("the worker drains", all_claimed=True)
-        left = [attempt for attempt in self.running() if not attempt.abandoned]
+        busy = self.running()
+        left = [attempt for attempt in busy if not attempt.abandoned]
         for attempt in left:
             self._abandon(attempt, attempt.ended(Outcome.RELEASE, "released: its worker had to go"))
-        stored = self._close(clean=not left)
+        stored = self._close(clean=not busy)
         log.info(events.WORKER_STOPPED, worker=self.worker_id, released=len(left), stored=stored)
         return stored and not left
 

@@ -76,14 +76,14 @@ class Slots:
         if self._mean_s is None or self._mean_s > SLOW_S:
             return self.threads
         ahead = self.threads * _INTERVALS_AHEAD * self._flush_s / max(self._mean_s, 1e-5)
-        return min(MAX_WINDOW, self.threads + int(ahead))
+        return min(max(MAX_WINDOW, self.threads), self.threads + int(ahead))
 
     @property
     def prefetch(self) -> int:
         """Messages to hold: twice the target as a power of two for short jobs, the free slots for long ones."""
         if self.slow:
             return max(1, self.threads - self._claimed)
-        return min(MAX_WINDOW, 1 << (2 * self.target - 1).bit_length())
+        return min(max(MAX_WINDOW, self.target), 1 << (2 * self.target - 1).bit_length())
 
     # -- grants --------------------------------------------------------------------------------------------------
     def grant(self, queue: str, *, hungry: bool) -> int:
@@ -93,16 +93,17 @@ class Slots:
         goes first.
         """
         with self.changed:
-            (self._hungry.add if hungry else self._hungry.discard)(queue)
+            if hungry:
+                self._hungry.add(queue)
+            elif queue in self._hungry:
+                self._hungry.discard(queue)
+                self.changed.notify_all()  # those who waited for its turn
             free = self._room()
-            if free <= 0:
+            if free <= 0 or not self._has_turn(queue):
                 return 0
             rivals = self._hungry - {queue}
             if not rivals:
                 return free
-            least = min(self._passes[rival] for rival in rivals)
-            if self._passes[queue] > least:
-                return 0
             share = self._weights[queue] / (self._weights[queue] + sum(self._weights[rival] for rival in rivals))
             return max(1, int(free * share))
 
@@ -143,10 +144,15 @@ class Slots:
         with self.changed:
             self._mean_s = None
 
-    def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until something may be claimed, or the time is over."""
+    def wait_for_room(self, queue: str, timeout_s: float) -> None:
+        """Wait until ``queue`` may claim something, or the time is over."""
         with self.changed:
-            self.changed.wait_for(lambda: self._room() > 0, timeout=timeout_s)
+            self.changed.wait_for(lambda: self._room() > 0 and self._has_turn(queue), timeout=timeout_s)
+
+    def _has_turn(self, queue: str) -> bool:
+        """Whether no hungry rival has had less for its weight."""
+        passes = self._passes
+        return all(passes[rival] >= passes[queue] for rival in self._hungry if rival != queue)
 
     def _room(self) -> int:
         """How much may be claimed; while the threads have enough, nothing until a claim is worth its round trip."""

@@ -194,13 +194,13 @@ class Supervisor:
             self._exit_code = EXIT_REFUSED
             stop.set()
             return
-        if code == EXIT_DRAINED:
-            return
+        if code == EXIT_DRAINED or (stop.is_set() and not child.ready and code == -signal.SIGTERM):
+            return  # the second: told to stop before it had begun
         reason = self._reason(code)
         log.error(events.WORKER_PROCESS_ENDED, pid=child.process.pid, worker=child.worker_id, reason=reason)
         self._end_worker(child, reason)
         if stop.is_set():
-            self._exit_code = 1
+            self._exit_code = self._exit_code or 1
             return
         self._crashes = 0 if time.monotonic() - child.started_at > _STABLE_S else self._crashes + 1
         if self._crashes > 1:
