@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from playbill.context import JobContext as JobContext
     from playbill.context import current_job as current_job
+    from playbill.policy.priority import calculate_priority as calculate_priority
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ _HOMES = {
     "JobContext": "playbill.context",
     "current_job": "playbill.context",
     "JobStatus": "playbill.policy.states",
+    "calculate_priority": "playbill.policy.priority",
     "PlaybillError": "playbill.errors",
     "ConfigurationError": "playbill.errors",
     "InvalidInputError": "playbill.errors",
