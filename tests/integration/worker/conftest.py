@@ -14,15 +14,6 @@ from tests.integration.worker.jobs import other
 from tests.support.transports import scheduler_of, sqlite_app  # noqa: F401
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Processes start in a third of the time where the first one may keep what it has compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("compiled")))
-        yield
-
-
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[Crew]:
     """Workers on SQLite."""
