@@ -124,16 +124,17 @@ def test_a_server_that_takes_a_request_and_never_answers_is_left(
     fragile: Transport, own_rabbit: services.RabbitInstance, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an intake on a server that is frozen
-    monkeypatch.setattr("playbill.broker.rabbitmq.connection._ANSWER_S", 0.5)
     intake = fragile.intake()
     eventually(lambda: intake.healthy, deadline_s=30)
     beam = own_rabbit._beam()
     os.kill(beam, signal.SIGSTOP)
     try:
-        # When it is asked for a queue
-        intake.open(queue, 10)
-        # Then the connection is given up
-        eventually(lambda: not intake.healthy, deadline_s=20)
+        with monkeypatch.context() as impatient:
+            impatient.setattr("playbill.broker.rabbitmq.connection._ANSWER_S", 0.5)
+            # When it is asked for a queue
+            intake.open(queue, 10)
+            # Then the connection is given up
+            eventually(lambda: not intake.healthy, deadline_s=20)
     finally:
         os.kill(beam, signal.SIGCONT)
     # And the queue is consumed on a new one
