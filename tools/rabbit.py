@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tools.instances import Instance, free_port, open_folder, started_at, wait_until
+from tools.instances import Instance, descendants, free_port, open_folder, wait_until
 from tools.packages import RABBITMQ_SERVER, ServiceError
 
 _MEMORY_LIMIT = "1GB"
@@ -195,8 +195,9 @@ class RabbitInstance(Instance):
             os.chown(path, owner.st_uid, owner.st_gid)
 
     def _beam(self) -> int:
-        """The Erlang VM, which the server's script waits for."""
-        return next((pid for pid in self._processes("beam") if started_at(pid)), self.pid)
+        """The Erlang VM, which the server's script waits for; a command that talks to it is one, too."""
+        family = set(descendants(self.pid))
+        return next((pid for pid in self._processes("beam") if pid in family), self.pid)
 
     def _end_name_server(self) -> None:
         """End the epmd that the server started; it stays behind as a daemon."""
