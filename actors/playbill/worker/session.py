@@ -303,12 +303,11 @@ class WorkerSession:
 
     def ended(self, attempt: Attempt) -> None:
         """Dramatiq is through with an attempt: commit its finish."""
-        if not attempt.may_end():
-            return
         started = self._running.pop(id(attempt), None) is not None
-        # A middleware failed before or after ours: an unjudged attempt counts as a failure, never as done.
-        finish = attempt.finish or attempt.failure("MiddlewareError", "a middleware failed; see the worker's log")
-        self.finisher.add(finish)
+        if attempt.may_end():  # else it was given up before, and has stopped after all
+            # A middleware failed before or after ours: an unjudged attempt counts as a failure, never as done.
+            finish = attempt.finish or attempt.failure("MiddlewareError", "a middleware failed; see the worker's log")
+            self.finisher.add(finish)
         begun = attempt.started_at
         self.slots.finished(time.monotonic() - begun if begun is not None else 0.0, started=started)
         if self._suspect is attempt:
