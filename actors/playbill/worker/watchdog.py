@@ -100,7 +100,8 @@ class Watchdog:
 
     def _look_for_stall(self, now: float) -> None:
         slots = self._session.slots
-        if slots.ended != self._ended or slots.unstarted == 0:
+        nothing_held = slots.unstarted == 0 and slots.claimed < slots.threads  # with all slots busy, messages may wait
+        if slots.ended != self._ended or nothing_held:
             self._ended = slots.ended
             self._moved_at = now
         elif now - self._moved_at >= STALL_S:

@@ -32,10 +32,3 @@ def rabbit(postgres_database: str, rabbitmq_url: str, fresh_queue: str, tmp_path
     connection = pika.BlockingConnection(pika.URLParameters(rabbitmq_url))
     connection.channel().queue_delete(other(fresh_queue))
     connection.close()
-
-
-@pytest.fixture(params=["embedded", pytest.param("rabbit", marks=[pytest.mark.postgres, pytest.mark.rabbitmq])])
-def crew(request: pytest.FixtureRequest) -> Crew:
-    """Workers on each of the two."""
-    found: Crew = request.getfixturevalue(request.param)
-    return found

@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,13 @@ class Crew(Stage):
 
     def enqueue_many(self, actor: str, count: int, *args: Any) -> list[str]:
         """Enqueue jobs of a kind all at once; returns their ids."""
-        message = self.runtime.broker.actors[actor].message
-        ids = [handle.id for handle in playbill.enqueue_many([message(*args) for _ in range(count)])]
-        self.expected.update(dict.fromkeys(ids, Expected(actor, args)))
+        return self.enqueue_all([(actor, *args)] * count)
+
+    def enqueue_all(self, calls: Sequence[tuple[Any, ...]]) -> list[str]:
+        """Enqueue jobs, each an actor's name and its arguments, all at once and in this order; returns their ids."""
+        actors = self.runtime.broker.actors
+        ids = [handle.id for handle in playbill.enqueue_many([actors[name].message(*args) for name, *args in calls])]
+        self.expected.update({id_: Expected(name, tuple(args)) for id_, (name, *args) in zip(ids, calls, strict=True)})
         return ids
 
     def burst(self, count: int) -> None:

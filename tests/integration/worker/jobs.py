@@ -36,9 +36,11 @@ def hold(gate: str) -> str:
 def deaf(gate: str) -> str:
     """Like ``hold``, but no exception from outside stops it; a second attempt returns at once."""
     note("start")
-    while playbill.current_job().attempt == 1 and not Path(gate).exists():
+    waiting = playbill.current_job().attempt == 1
+    while waiting:
         try:
-            time.sleep(0.01)
+            _wait(gate)
+            waiting = False
         except BaseException as error:  # noqa: BLE001 - that is what makes it deaf
             note(type(error).__name__)
     note("end")

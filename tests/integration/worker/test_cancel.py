@@ -37,21 +37,6 @@ def test_a_running_job_hears_of_its_cancellation_within_two_seconds(rabbit: Crew
     assert (heard.at_ns - cancelled_ns) / 1e9 < HEARTBEAT_S + 0.5  # half a second for a busy machine
 
 
-@pytest.mark.postgres
-@pytest.mark.rabbitmq
-def test_a_job_without_checkpoints_is_interrupted_and_its_process_stays(rabbit: Crew) -> None:
-    # Given
-    rabbit.start(**IMPATIENT)
-    job = rabbit.hold()
-    process = rabbit.await_start(job)
-    # When
-    cancel(rabbit, job)
-    # Then
-    assert rabbit.ends(job).status is JobStatus.CANCELLED
-    assert rabbit.notes("end", job) == []
-    assert rabbit.await_start(rabbit.enqueue("noop")) == process
-
-
 def test_a_job_that_no_exception_stops_is_cancelled_with_its_process(embedded: Crew) -> None:
     # Given: beside another one
     embedded.start(threads=2, **IMPATIENT)

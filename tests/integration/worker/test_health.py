@@ -47,27 +47,21 @@ def test_a_dead_thread_makes_its_process_unhealthy_until_it_is_replaced(embedded
 
 
 def test_the_metrics_of_all_processes_are_served_together(embedded: Crew) -> None:
-    # Given: jobs that ran in two processes
-    supervisor = embedded.start(processes=2, threads=1, http_port=0)
+    # Given: a job in each of two processes
+    supervisor = embedded.start(processes=2, threads=1, http_port=0, heartbeat_s=0.2)
     held = [embedded.hold(), embedded.hold()]
     assert len({embedded.await_start(job) for job in held}) == 2
+
+    def told(line: str) -> bool:
+        status, text = embedded.ask(supervisor, "/metrics")
+        assert status == 200
+        return line in text.splitlines()
+
+    # When, Then: while they run
+    eventually(lambda: told('playbill_jobs_running{queue="work"} 2.0'))
+    assert re.search(r"^playbill_claims_total [1-9]", embedded.ask(supervisor, "/metrics")[1], re.MULTILINE)
+    # And: when they have ended
     embedded.open()
     embedded.await_terminal(held)
-    # When
-    status, text = embedded.ask(supervisor, "/metrics")
-    # Then
-    assert status == 200
-    finished = {line for line in text.splitlines() if line.startswith("playbill_jobs_finished_total{")}
-    assert finished == {'playbill_jobs_finished_total{actor="hold",outcome="completed",queue="work"} 2.0'}
-
-
-def test_the_metrics_say_what_runs_and_what_was_claimed(embedded: Crew) -> None:
-    # Given
-    supervisor = embedded.start(threads=2, http_port=0)
-    # When: two jobs run
-    for job in (embedded.hold(), embedded.hold()):
-        embedded.await_start(job)
-    # Then: the next heartbeat says so
-    wanted = 'playbill_jobs_running{queue="work"} 2.0'
-    eventually(lambda: wanted in embedded.ask(supervisor, "/metrics")[1], deadline_s=20, what=wanted)
-    assert re.search(r"^playbill_claims_total [1-9]", embedded.ask(supervisor, "/metrics")[1], re.MULTILINE)
+    eventually(lambda: told('playbill_jobs_finished_total{actor="hold",outcome="completed",queue="work"} 2.0'))
+    eventually(lambda: told('playbill_jobs_running{queue="work"} 0.0'))

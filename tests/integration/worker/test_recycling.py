@@ -15,19 +15,18 @@ from tests.support.waiting import eventually
 @pytest.mark.rabbitmq
 def test_a_process_is_replaced_after_so_many_jobs(rabbit: Crew) -> None:
     # Given
-    crew = rabbit
-    supervisor = crew.start(threads=2, max_jobs_per_process=10)
+    supervisor = rabbit.start(threads=2, max_jobs_per_process=10)
     # When
-    rows = crew.await_terminal(crew.enqueue_many("nap", 45, 20))
+    rows = rabbit.await_terminal(rabbit.enqueue_many("nap", 30, 20))
     # Then: each job ran once, in its first attempt, and no process went on for long after its limit
     assert {(row.status, row.attempt) for row in rows.values()} == {(JobStatus.COMPLETED, 1)}
-    by_process = Counter(note.pid for note in crew.notes())
-    assert sum(by_process.values()) == 45
-    assert max(by_process.values()) <= 2 * 10
-    assert len(by_process) >= 3
+    by_process = Counter(note.pid for note in rabbit.notes())
+    assert sum(by_process.values()) == 30
+    assert max(by_process.values()) < 2 * 10
+    assert len(by_process) >= 2
     # And: their end was no accident
-    assert crew.events(supervisor)["worker.recycled"] >= 3
-    assert crew.events(supervisor)["worker.process_ended"] == 0
+    assert rabbit.events(supervisor)["worker.recycled"] >= 2
+    assert rabbit.events(supervisor)["worker.process_ended"] == 0
 
 
 def test_a_process_is_replaced_when_it_has_grown(embedded: Crew) -> None:

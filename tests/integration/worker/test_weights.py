@@ -49,16 +49,6 @@ def test_a_queue_that_gets_work_later_waits_no_longer_than_its_weight_says(rabbi
     assert position <= 8
 
 
-def test_a_queue_without_work_leaves_the_worker_to_the_other(embedded: Crew) -> None:
-    # Given
-    embedded.start(threads=2, queues={embedded.queue: 100, other(embedded.queue): 1})
-    embedded.await_terminal(embedded.enqueue_many("noop", 20))
-    # When: only the light queue has work
-    jobs = embedded.enqueue_many("tick", 100, 1)
-    # Then
-    embedded.await_terminal(jobs, deadline_s=20)
-
-
 def cpu_s(app: App, queues: dict[str, int], count: int) -> float:
     """What it costs to run jobs of 2 ms in some queues."""
     done: list[str] = []
