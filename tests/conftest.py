@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 
 import pika
@@ -13,6 +15,7 @@ import pika.exceptions
 import pytest
 import structlog
 
+from tests.support.waiting import eventually
 from tools import services
 
 # Taken out of the environment: Playbill refuses settings that it does not know, and so would each process we start.
@@ -50,6 +53,23 @@ def _logging_stays_here() -> Iterator[None]:
         root.removeHandler(handler)
     root.setLevel(level)
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _threads_end() -> Iterator[None]:
+    """A thread that is no daemon and does not end keeps this process, and a user's, from ending."""
+    before = set(threading.enumerate())
+    yield
+
+    def left() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if not thread.daemon and thread not in before]
+
+    eventually(lambda: not left(), deadline_s=20, what=f"the end of {left()}")
+
+
+def pytest_unconfigure() -> None:
+    """Whatever else may keep this process from ending is shown, and does not keep it for ever."""
+    faulthandler.dump_traceback_later(120, exit=True)
 
 
 @pytest.fixture(scope="session")

@@ -28,13 +28,21 @@ from tools.packages import ServiceError, postgres_bin
 
 READY_S = 90.0
 _TEMPORARY = "playbill-"
+#: Below them are well-known services, above them (from 32768 on Linux) the ports of outgoing connections.
+_PORTS_BEGIN, _PORTS_END = 15_000, 32_000
 
 
 def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that is free now, and that the system gives to no connection that goes out.
+
+    One of those it might give away before the server takes it, or while the server is down for a while; a client that
+    then comes back may even be connected to itself.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = secrets.randbelow(_PORTS_END - _PORTS_BEGIN) + _PORTS_BEGIN
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = READY_S) -> None:
@@ -155,7 +163,8 @@ class Instance:
     def _await(self, ready: Callable[[], bool]) -> None:
         def checked() -> bool:
             if not self.running():
-                raise ServiceError(f"{self.title} ended while it started; see {self.folder}/output.log")
+                output = (self.folder / "output.log").read_text(encoding="utf-8", errors="replace")
+                raise ServiceError(f"{self.title} ended while it started ({self.folder}): {output[-2000:]}")
             return ready()
 
         wait_until(checked, f"{self.title}'s first answer")

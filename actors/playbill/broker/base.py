@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import dramatiq
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
-from dramatiq.middleware import AsyncIO, Middleware, Pipelines
+from dramatiq.middleware import Middleware, Pipelines
 from dramatiq.results import Results
 
 from playbill.broker.group_commit import GroupCommit
 from playbill.broker.loop import warn_if_loop_runs
 from playbill.broker.middleware import (
     CallbacksMiddleware,
+    EventLoopMiddleware,
     GroupCallbacksMiddleware,
     ShutdownMiddleware,
     StoreResults,
@@ -80,7 +81,7 @@ class PlaybillBroker(SignalBroker):
         super().__init__(
             middleware=[
                 TrackingMiddleware(),
-                AsyncIO(),
+                EventLoopMiddleware(),
                 ShutdownMiddleware(),
                 CallbacksMiddleware(),
                 Pipelines(),

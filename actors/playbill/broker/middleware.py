@@ -7,15 +7,22 @@ in the list) decides first, callbacks and pipelines see the verdict, ``TrackingM
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import asyncio
+from typing import Any, Final, Protocol
 
 import dramatiq
-from dramatiq.middleware import Callbacks, GroupCallbacks, Interrupt, Middleware, Shutdown
+from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_loop_thread
+from dramatiq.middleware import AsyncIO, Callbacks, GroupCallbacks, Interrupt, Middleware, Shutdown
 from dramatiq.results import ResultBackend
 
 from playbill.context import running_job
 from playbill.errors import ConfigurationError
 from playbill.store.port import ErrorRecord, Store
+
+#: A busy machine takes longer to start a thread than the second that Dramatiq gives it.
+_LOOP_START_S: Final = 30.0
+#: How long tasks may take to be cancelled, and then the loop to end.
+_LOOP_END_S: Final = 1.0
 
 
 class Interruptible(Protocol):
@@ -57,6 +64,36 @@ def attempt_of(message: Any) -> AttemptHooks | None:
     """The attempt that a worker's message carries, or None for a plain message."""
     attempt: AttemptHooks | None = message.__dict__.get("attempt")
     return attempt
+
+
+class EventLoopMiddleware(AsyncIO):  # type: ignore[misc, unused-ignore]
+    """The loop of async actors, whose thread never outlives its worker: a coroutine that blocks cannot hold it up."""
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+        """Start the loop."""
+        thread = EventLoopThread(self.logger)
+        thread.daemon = True
+        thread.start(timeout=_LOOP_START_S)
+        set_event_loop_thread(thread)
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+        """Cancel what still runs there and end the loop; what does not let itself be cancelled is left behind."""
+        thread = get_event_loop_thread()
+        if thread is None:
+            return
+        set_event_loop_thread(None)
+        asyncio.run_coroutine_threadsafe(_wind_up(), thread.loop)
+        thread.join(_LOOP_END_S * 2)
+
+
+async def _wind_up() -> None:
+    loop = asyncio.get_running_loop()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=_LOOP_END_S)
+    loop.call_soon(loop.stop)
 
 
 class TrackingMiddleware(Middleware):  # type: ignore[misc, unused-ignore]

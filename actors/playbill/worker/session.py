@@ -191,7 +191,7 @@ class WorkerSession:
         if clean:
             for thread in threads:
                 thread.join(_CLOSE_S)
-            self.broker.emit_after("worker_shutdown", worker)
+        self.broker.emit_after("worker_shutdown", worker)
 
     def _unfinished(self) -> bool:
         return self.slots.claimed > sum(1 for attempt in self.running() if attempt.abandoned)

@@ -28,19 +28,24 @@ ACTORS = HERE.parents[2] / "actors"
 
 
 @pytest.fixture
-def postgres_database(postgres_url):
-    """URL of an empty, migrated database."""
+def bare_database(postgres_url):
+    """URL of a database that nobody has migrated."""
     name = f"playbill_{uuid.uuid4().hex[:12]}"
     url = sa.make_url(postgres_url).set(drivername="postgresql+psycopg")
     admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with admin.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    own = sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
-    migrate(Settings(store_url=own))
-    yield own
+    yield sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     with admin.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+@pytest.fixture
+def postgres_database(bare_database):
+    """URL of an empty, migrated database."""
+    migrate(Settings(store_url=bare_database))
+    return bare_database
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

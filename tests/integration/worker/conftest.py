@@ -8,7 +8,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from tests.integration.scheduler.conftest import postgres_database  # noqa: F401
+from tests.integration.scheduler.conftest import bare_database, postgres_database  # noqa: F401
 from tests.integration.worker.crew import Crew
 from tests.integration.worker.jobs import other
 from tests.support.transports import scheduler_of, sqlite_app  # noqa: F401

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import sqlalchemy as sa
 
 from playbill.worker.process import EXIT_REFUSED
 from tests.faults.stage import Process
@@ -35,13 +34,12 @@ def test_a_worker_that_is_stopped_while_it_starts_ends_cleanly(embedded: Crew) -
 
 @pytest.mark.postgres
 @pytest.mark.rabbitmq
-def test_a_worker_whose_store_is_not_migrated_ends(rabbit: Crew) -> None:
+def test_a_worker_whose_store_is_not_migrated_ends(bare_database: str, embedded: Crew, rabbitmq_url: str) -> None:
     # Given
-    with rabbit.database.begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA playbill CASCADE"))
+    urls = {"store_url": bare_database, "broker_url": rabbitmq_url}
     # When: by the command line, which looks first, and without it
-    command = rabbit.command("worker", f"--queue={rabbit.queue}", MODULE)
-    bare = rabbit._start("tests.faults.run_worker", "1", "1")
+    command = embedded.command("worker", "--queue=work", MODULE, **urls)
+    bare = embedded._start("tests.faults.run_worker", "1", "1", **urls)
     # Then
     assert (command.wait(), bare.wait()) == (4, EXIT_REFUSED)
     assert "playbill migrate" in last_line(command)
