@@ -10,7 +10,6 @@ written on the ticket; and a wake-up is only a hint, without which a follower lo
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -41,8 +40,10 @@ class _Ticket(Generic[Item, Answer]):
         return self.answers is not None or self.error is not None
 
     def rouse(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it was woken before and is not awake yet
+        try:
             self.wake.release()
+        except RuntimeError:
+            return  # it was woken before and is not awake yet
 
 
 class GroupCommit(Generic[Item, Answer]):

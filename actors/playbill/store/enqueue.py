@@ -55,6 +55,9 @@ class Enqueue:
         if self._db.on_postgres and not keyed and not bulk:
             # An insert scans nothing, so its plan cannot grow old: prepared where no pooler stands between.
             with self._db.raw() as connection:
+                if len(jobs) == 1 and handover is Handover.BROKER and jobs[0].delay_s <= 0 and jobs[0].run_at is None:
+                    enqueue_postgres.insert_sent(connection, jobs[0], relay_after_s)
+                    return [Inserted(jobs[0].id, FIRST_EPOCH, created=True, publish=True)]
                 executor: Executor = PsycopgExecutor(connection, prepare=True)
                 return self.insert_on(executor, jobs, handover=handover, relay_after_s=relay_after_s)
         with self._db.write() if keyed or bulk else self._db.single() as own:
