@@ -34,6 +34,7 @@ EXIT_REFUSED = 3  #: it cannot work at all (a module does not import, the store 
 
 _BEAT_S = 1.0
 _STORE_PAUSE_S = 1.0
+_SIGNAL_LOOK_S = 0.2
 _PR_SET_PDEATHSIG = 1
 
 
@@ -77,7 +78,9 @@ class WorkerProcess:
         if session is None:
             return EXIT_DRAINED
         self._session = session
-        self._stop.wait()
+        # A signal that comes just before a thread goes to sleep does not wake it, and its handler runs when it wakes.
+        while not self._stop.wait(_SIGNAL_LOOK_S):
+            pass
         clean = session.drain(self._settings.drain_grace_s)
         self._over.set()
         self._tell({"drained": clean})
