@@ -21,7 +21,7 @@ from playbill import client
 from playbill.policy.states import JobStatus
 from playbill.settings import load
 from playbill.store import open_store
-from playbill.store.port import JobFilter
+from playbill.store.values import JobFilter
 
 HERE = Path(__file__).resolve().parent
 MEMORY_JOBS = 100_000

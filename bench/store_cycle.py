@@ -24,8 +24,8 @@ from sqlalchemy.engine import make_url
 import servers
 from playbill.settings import Settings
 from playbill.store.migrate import migrate
-from playbill.store.port import ClaimRef, Finish, Handover, NewJob, Outcome
 from playbill.store.sql import SqlStore, open_sql_store
+from playbill.store.values import ClaimRef, Finish, Handover, NewJob, Outcome
 
 MESSAGE = b'{"queue_name":"bench","actor_name":"noop","args":[1],"kwargs":{},"options":{},"message_id":"' + b"x" * 160
 RESULT = '{"sent": 1}'

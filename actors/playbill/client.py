@@ -18,7 +18,7 @@ from playbill.handle import JobHandle, Progress
 from playbill.policy.enqueue import check_delay, check_priority, check_run_at, check_tags, check_tenant
 from playbill.policy.unique import check_key
 from playbill.runtime import Runtime, configure, configure_command, make_publisher, reset, runtime, swap
-from playbill.store.port import Handover, Inserted, NewJob
+from playbill.store.values import Handover, Inserted, NewJob
 
 __all__ = [
     "EnqueueOptions",

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from playbill.errors import FenceLostError, InvalidInputError, JobCancelled
-from playbill.store.port import Claimed, NewJob, ProgressUpdate
+from playbill.store.values import Claimed, NewJob, ProgressUpdate
 
 if TYPE_CHECKING:
     from playbill.store.port import Store

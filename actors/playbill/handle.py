@@ -13,7 +13,8 @@ from typing import Any
 from playbill.errors import InvalidInputError, JobCancelled, JobFailed, JobNotFoundError, WaitTimeout
 from playbill.policy.states import JobStatus
 from playbill.runtime import runtime
-from playbill.store.port import CancelAnswer, JobRow, Store
+from playbill.store.port import Store
+from playbill.store.values import CancelAnswer, JobRow
 
 
 @dataclass(frozen=True, slots=True)

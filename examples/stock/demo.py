@@ -125,7 +125,7 @@ def run() -> Demo:
     import playbill
     from playbill.cli.watch import progress_view
     from playbill.client import runtime
-    from playbill.store.port import JobFilter
+    from playbill.store.values import JobFilter
 
     demo = Demo()
     for transfer_id in NUMBERS:

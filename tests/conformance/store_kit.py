@@ -7,16 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from playbill.store.port import (
-    Claimed,
-    ClaimRef,
-    Finish,
-    Handover,
-    NewJob,
-    Outcome,
-    WorkerInfo,
-)
 from playbill.store.sql import SqlStore
+from playbill.store.values import Claimed, ClaimRef, Finish, Handover, NewJob, Outcome, WorkerInfo
 
 BROKER, RELAY, IN_STORE = Handover.BROKER, Handover.RELAY, Handover.STORE
 LEADER = "leader"

@@ -14,7 +14,7 @@ from dramatiq.middleware import AgeLimit, Middleware, Retries, ShutdownNotificat
 import playbill
 from playbill.cli.rows import full_row
 from playbill.policy.states import JobStatus
-from playbill.store.port import JobFilter
+from playbill.store.values import JobFilter
 from tests.support.transports import App
 from tests.support.waiting import eventually
 

@@ -6,8 +6,8 @@ import pytest
 
 from playbill.errors import StoreUnavailableError
 from playbill.store import claims
-from playbill.store.port import ClaimRef, Outcome, Verdict
 from playbill.store.sql import SqlStore
+from playbill.store.values import ClaimRef, Outcome, Verdict
 from tests.conformance.store_kit import (
     IN_STORE,
     claim,
@@ -95,7 +95,7 @@ def test_a_redriven_job_is_claimed_at_its_new_epoch(store: SqlStore) -> None:
 
 
 def _everything():
-    from playbill.store.port import JobFilter
+    from playbill.store.values import JobFilter
 
     return JobFilter()
 

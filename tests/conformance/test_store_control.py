@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from playbill.policy.states import JobStatus
-from playbill.store.port import CancelAnswer, ErrorRecord, JobFilter, Outcome, ParkedMessage, QueueCounts
 from playbill.store.sql import SqlStore
+from playbill.store.values import CancelAnswer, ErrorRecord, JobFilter, Outcome, ParkedMessage, QueueCounts
 from tests.conformance.store_kit import (
     BROKER,
     IN_STORE,

@@ -8,8 +8,8 @@ import pytest
 
 from playbill.errors import InvalidInputError
 from playbill.policy.states import JobStatus
-from playbill.store.port import ClaimRef, Handover, Inserted, JobFilter, Outcome
 from playbill.store.sql import SqlStore
+from playbill.store.values import ClaimRef, Handover, Inserted, JobFilter, Outcome
 from tests.conformance.store_kit import (
     BROKER,
     IN_STORE,

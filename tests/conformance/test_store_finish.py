@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from playbill.store.port import ErrorRecord, JobFilter, Outcome
 from playbill.store.sql import SqlStore
+from playbill.store.values import ErrorRecord, JobFilter, Outcome
 from tests.conformance.store_kit import (
     BROKER,
     IN_STORE,

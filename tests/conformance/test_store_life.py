@@ -21,9 +21,9 @@ from playbill.errors import (
 from playbill.settings import Settings
 from playbill.store import open_store
 from playbill.store.migrate import Migrated, migrate
-from playbill.store.port import JobFilter
 from playbill.store.sql import SqlStore
 from playbill.store.tables import build
+from playbill.store.values import JobFilter
 from tests.conformance.store_kit import BROKER, IN_STORE, insert, new, run, status
 
 Revision = Callable[[str], None]

@@ -23,8 +23,8 @@ from playbill.settings import Settings
 from playbill.store import claims, due, engine, finish_postgres, hung
 from playbill.store.clock import POSTGRES_NOW
 from playbill.store.partitions import partitions
-from playbill.store.port import ClaimRef, ErrorRecord, Outcome
 from playbill.store.sql import SqlStore, open_sql_store
+from playbill.store.values import ClaimRef, ErrorRecord, Outcome
 from tests.conformance.conftest import Server, psycopg_url
 from tests.conformance.store_kit import (
     BROKER,
@@ -169,7 +169,7 @@ def test_a_finish_uses_the_primary_key(full_store: SqlStore) -> None:
 
 
 def test_the_newest_jobs_are_found_by_index(full_store: SqlStore) -> None:
-    from playbill.store.port import JobFilter
+    from playbill.store.values import JobFilter
 
     query = full_store._reads._live(JobFilter()).order_by(sa.desc("created_at"), sa.desc("id")).limit(50)
     assert "jobs_created" in explain(full_store, query)
@@ -332,7 +332,7 @@ def test_a_locked_row_is_locked_not_missing(postgres_store: SqlStore) -> None:
 
 
 def test_progress_and_rescue_pass_an_open_checkpoint_by(postgres_store: SqlStore, postgres_store_url: str) -> None:
-    from playbill.store.port import ProgressUpdate
+    from playbill.store.values import ProgressUpdate
 
     (job,) = start(postgres_store, "a", worker="ghost")
     caller = sa.create_engine(postgres_store_url)

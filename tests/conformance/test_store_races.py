@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from playbill.errors import FenceLostError, JobCancelled
 from playbill.policy.states import JobStatus, can_move
-from playbill.store.port import CancelAnswer, Claimed, ClaimRef, JobFilter, Outcome, ProgressUpdate, Verdict
 from playbill.store.sql import SqlStore
+from playbill.store.values import CancelAnswer, Claimed, ClaimRef, JobFilter, Outcome, ProgressUpdate, Verdict
 from tests.conformance.store_kit import BROKER, ended, insert, lead, new, register, rewind, run
 
 DEADLINE_S = 120.0

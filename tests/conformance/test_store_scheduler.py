@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from playbill.errors import PolicyConflictError
-from playbill.store.port import ErrorRecord, Outcome, QueuePolicy
 from playbill.store.sql import SqlStore
+from playbill.store.values import ErrorRecord, Outcome, QueuePolicy
 from tests.conformance.store_kit import (
     BROKER,
     IN_STORE,

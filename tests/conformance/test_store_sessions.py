@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from playbill.errors import FenceLostError, ForeignSessionError, InvalidInputError, JobCancelled
 from playbill.settings import Settings
-from playbill.store.port import JobFilter
 from playbill.store.sql import SqlStore, open_sql_store
+from playbill.store.values import JobFilter
 from tests.conformance.store_kit import BROKER, RELAY, ended, finish, insert, new, start, status
 
 KINDS = ("session", "scoped", "connection", "psycopg")
@@ -125,7 +125,7 @@ def test_a_retry_resumes_at_the_cursor(store: SqlStore, store_url: str, cursor: 
     with engine.begin() as connection:
         store.checkpoint(connection, id="a", epoch=1, token=job.token, done=5, total=10, cursor=cursor)
     engine.dispose()
-    from playbill.store.port import ClaimRef, Outcome
+    from playbill.store.values import ClaimRef, Outcome
 
     finish(store, ended(job, Outcome.RETRY))
     (again,) = store.claim([ClaimRef("a", 2)], worker="w2").claimed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from playbill.store.port import JobFilter, Outcome, ProgressUpdate, Rescued
 from playbill.store.sql import SqlStore
+from playbill.store.values import JobFilter, Outcome, ProgressUpdate, Rescued
 from tests.conformance.store_kit import (
     BROKER,
     IN_STORE,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import playbill
 from playbill.errors import JobFailed, StoreError, StoreUnavailableError
 from playbill.policy.states import JobStatus
-from playbill.store.port import JobFilter
+from playbill.store.values import JobFilter
 from tests.support.transports import App
 from tests.support.waiting import eventually
 

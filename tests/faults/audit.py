@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from playbill.policy.states import TERMINAL, JobStatus
-from playbill.store.port import JobRow
+from playbill.store.values import JobRow
 from tests.faults import jobs
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from playbill.policy.states import TERMINAL
 from playbill.settings import Settings
 from playbill.store.engine import parse_url
 from playbill.store.migrate import migrate
-from playbill.store.port import JobFilter, JobRow, WorkerRow
+from playbill.store.values import JobFilter, JobRow, WorkerRow
 from tests.faults import jobs
 from tests.faults.audit import Expected, audit, ledger
 from tests.support.waiting import eventually

@@ -6,7 +6,7 @@ import dramatiq
 import pytest
 
 from playbill.errors import StoreUnavailableError
-from playbill.store.port import WorkerInfo
+from playbill.store.values import WorkerInfo
 from playbill.worker.attempt import Attempt
 from playbill.worker.session import WorkerSession
 from tests.faults.stage import Stage

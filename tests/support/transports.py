@@ -20,7 +20,7 @@ from playbill import client
 from playbill.scheduler.service import Scheduler
 from playbill.settings import Settings
 from playbill.store.migrate import migrate
-from playbill.store.port import JobRow
+from playbill.store.values import JobRow
 from playbill.worker.process import _intake_maker
 from playbill.worker.session import WorkerSession
 from tests.support.waiting import eventually

@@ -41,7 +41,8 @@ from playbill.observe import events
 from playbill.observe.log import get_logger
 from playbill.policy.enqueue import check_delay_ms
 from playbill.policy.resolve import check_options
-from playbill.store.port import Handover, Inserted, JobFilter, NewJob, Store
+from playbill.store.port import Store
+from playbill.store.values import Handover, Inserted, JobFilter, NewJob
 
 if TYPE_CHECKING:
     from playbill.settings import Settings

@@ -17,7 +17,8 @@ from dramatiq.results import ResultBackend
 
 from playbill.context import running_job
 from playbill.errors import ConfigurationError
-from playbill.store.port import ErrorRecord, Store
+from playbill.store.port import Store
+from playbill.store.values import ErrorRecord
 
 #: A busy machine takes longer to start a thread than the second that Dramatiq gives it.
 _LOOP_START_S: Final = 30.0

@@ -17,7 +17,7 @@ from playbill.errors import InvalidInputError, PayloadTooLargeError
 from playbill.observe.redact import is_message
 from playbill.observe.trace import current_traceparent, new_traceparent
 from playbill.policy.resolve import check_options
-from playbill.store.port import NewJob
+from playbill.store.values import NewJob
 
 if TYPE_CHECKING:
     from playbill.broker.base import PlaybillBroker

@@ -13,7 +13,7 @@ import structlog
 
 from playbill.broker.port import Outgoing
 from playbill.errors import StoreError
-from playbill.store.port import ClaimRef
+from playbill.store.values import ClaimRef
 
 if TYPE_CHECKING:
     from playbill.store.port import Store

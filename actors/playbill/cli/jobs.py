@@ -15,7 +15,8 @@ from playbill.cli.output import Format, note, print_object, print_rows, write
 from playbill.cli.rows import JOB_COLUMNS, full_row, list_row, table_row
 from playbill.errors import InvalidInputError, JobNotFoundError
 from playbill.policy.states import TERMINAL, JobStatus
-from playbill.store.port import CancelAnswer, JobFilter, JobRow, Store
+from playbill.store.port import Store
+from playbill.store.values import CancelAnswer, JobFilter, JobRow
 
 group = typer.Typer()
 

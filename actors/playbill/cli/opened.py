@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from playbill.cli.output import note
-from playbill.store.port import Handover, Publishable, Store
+from playbill.store.port import Store
+from playbill.store.values import Handover, Publishable
 
 if TYPE_CHECKING:
     from playbill.settings import Settings

@@ -10,7 +10,7 @@ import typer
 from playbill.cli.output import Format
 from playbill.errors import InvalidInputError
 from playbill.policy.states import JobStatus
-from playbill.store.port import JobFilter
+from playbill.store.values import JobFilter
 
 MAX_LIMIT = 100_000
 

@@ -15,7 +15,8 @@ from playbill.cli.opened import Opened, opened_store
 from playbill.cli.output import Format, print_object, print_rows, write
 from playbill.cli.rows import read_call
 from playbill.errors import InvalidInputError, JobNotFoundError
-from playbill.store.port import NewJob, ParkedMessage, Publishable, Store
+from playbill.store.port import Store
+from playbill.store.values import NewJob, ParkedMessage, Publishable
 
 group = typer.Typer()
 

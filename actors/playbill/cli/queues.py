@@ -12,7 +12,7 @@ from playbill.cli import options
 from playbill.cli.exits import EXITS_HELP
 from playbill.cli.opened import opened_store
 from playbill.cli.output import Format, print_rows
-from playbill.store.port import QueueCounts, QueuePolicy
+from playbill.store.values import QueueCounts, QueuePolicy
 
 group = typer.Typer()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from playbill.observe.redact import mask_forms, mask_value, masked_message, message_secrets, text_forms
-from playbill.store.port import JobRow
+from playbill.store.values import JobRow
 
 JOB_COLUMNS = ("id", "status", "queue", "actor", "attempt", "progress", "tenant", "created_at", "finished_at", "reason")
 

@@ -22,7 +22,8 @@ from playbill.errors import InvalidInputError, StoreUnavailableError
 from playbill.settings import Settings
 from playbill.spec import JobQueue, load_job_queues
 from playbill.store import open_store
-from playbill.store.port import Store, WorkerRow
+from playbill.store.port import Store
+from playbill.store.values import WorkerRow
 
 #: Who owns the policies that ``up`` puts into the store.
 OWNER: Final = "up"

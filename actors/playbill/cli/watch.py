@@ -22,7 +22,8 @@ from playbill.cli.opened import opened_store
 from playbill.cli.output import note, write
 from playbill.cli.rows import progress_text
 from playbill.policy.states import JobStatus
-from playbill.store.port import JobFilter, JobRow, Store
+from playbill.store.port import Store
+from playbill.store.values import JobFilter, JobRow
 
 _POLL_S = 0.25
 _STYLES = {JobStatus.COMPLETED: "green", JobStatus.FAILED: "red", JobStatus.CANCELLED: "yellow"}

@@ -11,7 +11,7 @@ from playbill.cli import options
 from playbill.cli.exits import EXITS_HELP
 from playbill.cli.opened import opened_store
 from playbill.cli.output import Format, print_rows
-from playbill.store.port import WorkerRow
+from playbill.store.values import WorkerRow
 
 group = typer.Typer()
 

@@ -31,7 +31,7 @@ BATCH_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500)
 
 
 class FinishedJob(Protocol):
-    """What is counted of an ended attempt; ``playbill.store.port.Finish`` is one."""
+    """What is counted of an ended attempt; ``playbill.store.values.Finish`` is one."""
 
     @property
     def queue(self) -> str:

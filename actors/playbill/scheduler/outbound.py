@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from playbill.broker.port import Outgoing, Publisher
 from playbill.scheduler.decisions import may_hand_over
-from playbill.store.port import Publishable
+from playbill.store.values import Publishable
 
 
 class Outbound:

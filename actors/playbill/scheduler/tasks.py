@@ -13,7 +13,8 @@ from playbill.policy.states import JobStatus
 from playbill.scheduler.decisions import next_run_s, next_statistics_s
 from playbill.scheduler.outbound import Outbound
 from playbill.settings import Settings
-from playbill.store.port import Handover, Rescued, Store
+from playbill.store.port import Store
+from playbill.store.values import Handover, Rescued
 
 #: Rows of one statement: short transactions, so that workers never wait long for a lock.
 BATCH: Final = 1000

@@ -13,9 +13,9 @@ from sqlalchemy.engine import Connection
 from playbill.policy.states import JobStatus
 from playbill.store.clock import now
 from playbill.store.engine import Database
-from playbill.store.port import ErrorRecord
 from playbill.store.sets import among
 from playbill.store.tables import SHARED_COLUMNS, Json
+from playbill.store.values import ErrorRecord
 
 HISTORY_LIMIT: Final = 20
 TRACEBACK_LIMIT: Final = 8192

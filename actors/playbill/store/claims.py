@@ -20,10 +20,10 @@ from playbill.errors import StoreError
 from playbill.store.clock import SQLITE_NOW, now
 from playbill.store.due import OLDEST_POSTGRES, oldest_due
 from playbill.store.engine import Database
-from playbill.store.port import Claimed, ClaimRef, ClaimResult, Handover, Verdict
 from playbill.store.requeue import Requeue, requeue
 from playbill.store.sets import among, locked_rows, number_array, text_array
 from playbill.store.tables import Json, UtcTime
+from playbill.store.values import Claimed, ClaimRef, ClaimResult, Handover, Verdict
 
 _RETURNED: Final = (
     "id, epoch, queue, actor, attempt, suspect, cursor, created_at, run_at, started_at, done, total, tenant"

@@ -14,20 +14,12 @@ from playbill.store import enqueue_postgres, enqueue_sqlite
 from playbill.store.archive import bury, cancelled
 from playbill.store.clock import now
 from playbill.store.engine import Database
-from playbill.store.port import (
-    CancelAnswer,
-    Handover,
-    JobFilter,
-    NewJob,
-    ParkedMessage,
-    Publishable,
-    Redriven,
-)
 from playbill.store.reads import matching
 from playbill.store.requeue import put_in_outbox
 from playbill.store.sessions import SqlAlchemyExecutor
 from playbill.store.sets import among, locked_rows
 from playbill.store.tables import UtcTime
+from playbill.store.values import CancelAnswer, Handover, JobFilter, NewJob, ParkedMessage, Publishable, Redriven
 
 REDRIVABLE: Final = (JobStatus.FAILED, JobStatus.CANCELLED)
 _KEPT: Final = (

@@ -12,9 +12,9 @@ from playbill.policy.states import WAITING, JobStatus
 from playbill.store.archive import Ending, bury, cancelled, with_entry
 from playbill.store.clock import now
 from playbill.store.engine import Database
-from playbill.store.port import ClaimRef, ErrorRecord, Handover
 from playbill.store.requeue import Requeue, requeue
 from playbill.store.sets import among, locked_rows
+from playbill.store.values import ClaimRef, ErrorRecord, Handover
 
 UNKNOWN_ACTOR: Final = "UnknownActor"
 

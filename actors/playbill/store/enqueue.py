@@ -12,10 +12,9 @@ from playbill.errors import InvalidInputError, StoreError
 from playbill.store import enqueue_postgres, enqueue_sqlite
 from playbill.store.engine import Database
 from playbill.store.failures import is_duplicate, translated
-from playbill.store.port import ClaimRef, Handover, Inserted, NewJob
 from playbill.store.sessions import CallerConnections, Executor, PsycopgExecutor, SqlAlchemyExecutor
+from playbill.store.values import FIRST_EPOCH, ClaimRef, Handover, Inserted, NewJob
 
-FIRST_EPOCH: Final = 1
 #: Above this many jobs COPY is cheaper than arrays.
 COPY_FROM: Final = 500
 #: A key's owner may end between our conflict and our look at it; then we try again.

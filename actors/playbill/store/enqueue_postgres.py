@@ -13,9 +13,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from playbill.store.port import ClaimRef, Handover, NewJob
 from playbill.store.sessions import Executor
 from playbill.store.sets import bytes_array, number_array, text_array, with_array_literals
+from playbill.store.values import ClaimRef, Handover, NewJob
 
 #: Job rows and, for those that are due, outbox rows. ``clock`` is read once, so a batch has one moment.
 INSERT: Final = with_array_literals("""

@@ -9,9 +9,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from playbill.store.clock import SQLITE_NOW
-from playbill.store.port import ClaimRef, Handover, NewJob
 from playbill.store.sessions import Executor
 from playbill.store.tables import to_ms
+from playbill.store.values import ClaimRef, Handover, NewJob
 
 _NOW: Final = sa.text(f"SELECT {SQLITE_NOW}")
 _INSERT: Final = (

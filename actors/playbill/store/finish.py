@@ -16,11 +16,11 @@ from playbill.store.archive import Ending, bury, cut, with_entry
 from playbill.store.clock import now
 from playbill.store.engine import Database
 from playbill.store.enqueue import Enqueue
-from playbill.store.port import Finish, Finished, Handover, NewJob, Outcome, Publishable
 from playbill.store.requeue import Requeue, requeue
 from playbill.store.rollups import Tally, add_rollups
 from playbill.store.sessions import SqlAlchemyExecutor
 from playbill.store.sets import among, locked_rows
+from playbill.store.values import Finish, Finished, Handover, NewJob, Outcome, Publishable
 
 _TERMINAL: Final = {
     Outcome.COMPLETED: JobStatus.COMPLETED,

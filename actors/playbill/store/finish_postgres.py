@@ -11,9 +11,9 @@ from sqlalchemy.engine import Connection
 
 from playbill.errors import StoreUnavailableError
 from playbill.store.archive import HISTORY_LIMIT, cut
-from playbill.store.port import Finish
 from playbill.store.sets import number_array, text_array
 from playbill.store.tables import SHARED_COLUMNS
+from playbill.store.values import Finish
 
 _TRIES: Final = 10
 

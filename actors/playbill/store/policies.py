@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from playbill.errors import PolicyConflictError
 from playbill.store.clock import now
 from playbill.store.engine import Database
-from playbill.store.port import QueuePolicy
+from playbill.store.values import QueuePolicy
 
 #: A policy of this owner is nobody else's to change; other owners take over from each other, and it from all.
 OPERATOR: Final = "operator"

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from playbill.errors import FenceLostError, InvalidInputError, JobCancelled
 from playbill.store.engine import Database
 from playbill.store.failures import translated
-from playbill.store.port import ProgressUpdate
 from playbill.store.sessions import CallerConnections
+from playbill.store.values import ProgressUpdate
 
 #: A row that is locked (by its own open checkpoint, most likely) is left out: the next update is near.
 _PROGRESS_POSTGRES: Final = sa.text("""

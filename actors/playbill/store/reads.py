@@ -12,9 +12,9 @@ from sqlalchemy.sql.elements import ColumnElement
 from playbill.policy.states import JobStatus
 from playbill.store.clock import now
 from playbill.store.engine import Database
-from playbill.store.port import ErrorRecord, JobFilter, JobRow, QueueCounts
 from playbill.store.sets import among
 from playbill.store.tables import UtcTime
+from playbill.store.values import ErrorRecord, JobFilter, JobRow, QueueCounts
 
 _OWN = ("finished_at", "result", "cancelling")
 

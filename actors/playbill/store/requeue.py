@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 from playbill.policy.states import JobStatus
 from playbill.store.clock import after
 from playbill.store.engine import Database
-from playbill.store.port import ErrorRecord, Handover, Publishable
 from playbill.store.tables import Json, UtcTime
+from playbill.store.values import ErrorRecord, Handover, Publishable
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from playbill.store.archive import Ending, bury, with_entry
 from playbill.store.clock import now
 from playbill.store.engine import Database
 from playbill.store.leadership import leads
-from playbill.store.port import ErrorRecord, Handover, Publishable, Rescued
 from playbill.store.requeue import Requeue, requeue
 from playbill.store.rollups import Tally, add_rollups
 from playbill.store.sets import locked_rows
+from playbill.store.values import ErrorRecord, Handover, Publishable, Rescued
 from playbill.store.workers import LOST, mark_lost, remove_lost
 
 #: Time between two looks for jobs whose worker has no row at all, which takes a pass over the live table, s.

@@ -17,9 +17,9 @@ from playbill.store.engine import Database
 from playbill.store.leadership import leads
 from playbill.store.partitions import CLASSES, drop_partition, ensure_partitions, partitions
 from playbill.store.policies import Policies
-from playbill.store.port import ErrorRecord, QueuePolicy
 from playbill.store.rollups import COUNTS, add_merged
 from playbill.store.sets import locked_rows
+from playbill.store.values import ErrorRecord, QueuePolicy
 
 EXPIRED: Final = "Expired"
 COMPLETED_S: Final = 86_400.0

@@ -13,9 +13,9 @@ from playbill.store.clock import after, now
 from playbill.store.due import oldest_due, queues_with_due
 from playbill.store.engine import Database
 from playbill.store.leadership import leads
-from playbill.store.port import Publishable
 from playbill.store.requeue import put_in_outbox
 from playbill.store.sets import among, locked_rows
+from playbill.store.values import Publishable
 
 
 class Scheduling:

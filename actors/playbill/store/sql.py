@@ -20,7 +20,13 @@ from playbill.store.failures import NOT_MIGRATED
 from playbill.store.finish import Finishing
 from playbill.store.leadership import Leadership
 from playbill.store.policies import Policies
-from playbill.store.port import (
+from playbill.store.progress import Progress
+from playbill.store.reads import Reads
+from playbill.store.rescue import Rescue
+from playbill.store.retention import Retention
+from playbill.store.scheduling import Scheduling
+from playbill.store.sessions import CallerConnections
+from playbill.store.values import (
     CancelAnswer,
     Claimed,
     ClaimRef,
@@ -43,12 +49,6 @@ from playbill.store.port import (
     WorkerInfo,
     WorkerRow,
 )
-from playbill.store.progress import Progress
-from playbill.store.reads import Reads
-from playbill.store.rescue import Rescue
-from playbill.store.retention import Retention
-from playbill.store.scheduling import Scheduling
-from playbill.store.sessions import CallerConnections
 from playbill.store.workers import Workers
 
 #: The schema that this code needs, and the level by which a store's ``min_code`` may refuse it.

@@ -10,8 +10,8 @@ from sqlalchemy.engine import Connection
 
 from playbill.store.clock import after, now
 from playbill.store.engine import Database
-from playbill.store.port import HeartbeatReply, WorkerInfo, WorkerRow
 from playbill.store.sets import among
+from playbill.store.values import HeartbeatReply, WorkerInfo, WorkerRow
 
 #: States that no heartbeat revives: its jobs are being rescued, or it said that it ended.
 LOST: Final = "lost"

@@ -13,7 +13,7 @@ from dramatiq import get_encoder
 from playbill import client
 from playbill.broker.new_job import OPTION_SENSITIVE
 from playbill.observe.redact import MASK, mask_arguments, signature_names
-from playbill.store.port import JobFilter, JobRow
+from playbill.store.values import JobFilter, JobRow
 
 #: Most jobs looked at, and most listed in a failure.
 _LOOKED_AT = 10_000

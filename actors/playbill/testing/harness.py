@@ -20,8 +20,8 @@ from playbill import client
 from playbill.broker.base import PlaybillBroker
 from playbill.settings import Settings, load
 from playbill.store.clock import now
-from playbill.store.port import Inserted, JobFilter, JobRow, NewJob
 from playbill.store.sql import SqlStore, open_sql_store
+from playbill.store.values import Inserted, JobFilter, JobRow, NewJob
 from playbill.testing.rebinding import Rebinding
 from playbill.testing.session import CallerSession
 

@@ -14,7 +14,7 @@ from dramatiq.worker import ConsumerThread, WorkerThread
 
 from playbill import context as contexts
 from playbill.broker.base import PlaybillBroker
-from playbill.store.port import Finish, Outcome, ProgressUpdate
+from playbill.store.values import Finish, Outcome, ProgressUpdate
 from playbill.worker.attempt import Attempt
 from playbill.worker.consumer import StoreConsumer
 from playbill.worker.finisher import Finisher

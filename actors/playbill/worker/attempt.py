@@ -25,7 +25,7 @@ from playbill.observe.redact import mask_forms, message_secrets, text_forms
 from playbill.observe.trace import attempt_span, trace_id_of
 from playbill.policy.resolve import EffectivePolicy
 from playbill.policy.retry import decide_retry, error_types
-from playbill.store.port import Claimed, ErrorRecord, Finish, NewJob, Outcome
+from playbill.store.values import Claimed, ErrorRecord, Finish, NewJob, Outcome
 from playbill.worker.interrupts import CancelInterrupt, InterruptGuard, LeaseLostInterrupt
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from playbill.errors import InvalidInputError, StoreError
 from playbill.observe import events
 from playbill.observe.log import get_logger
 from playbill.observe.metrics import metrics
-from playbill.store.port import Claimed, ClaimResult, Verdict
+from playbill.store.values import Claimed, ClaimResult, Verdict
 from playbill.worker.attempt import Attempt, JobProxy
 from playbill.worker.intake import MISSING_REASON, Garbage, Incoming, Sorter
 

@@ -11,7 +11,7 @@ from playbill.broker.port import Outgoing
 from playbill.errors import StoreError
 from playbill.observe import events
 from playbill.observe.log import get_logger
-from playbill.store.port import ErrorRecord, Finish, Outcome, ProgressUpdate
+from playbill.store.values import ErrorRecord, Finish, Outcome, ProgressUpdate
 
 if TYPE_CHECKING:
     from playbill.broker.base import PlaybillBroker

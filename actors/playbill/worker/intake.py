@@ -15,7 +15,7 @@ from playbill.broker.new_job import check_id
 from playbill.broker.port import Delivery
 from playbill.observe import events
 from playbill.observe.log import get_logger
-from playbill.store.port import FIRST_EPOCH, ClaimRef, NewJob, ParkedMessage
+from playbill.store.values import FIRST_EPOCH, ClaimRef, NewJob, ParkedMessage
 
 if TYPE_CHECKING:
     from playbill.worker.session import WorkerSession

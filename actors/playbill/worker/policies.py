@@ -8,7 +8,8 @@ import dramatiq
 
 from playbill.policy.resolve import EffectivePolicy, PolicyDefaults, resolve
 from playbill.settings import Settings
-from playbill.store.port import QueuePolicy, Store
+from playbill.store.port import Store
+from playbill.store.values import QueuePolicy
 
 #: Options by which a single message differs from its actor.
 _OVERRIDES = frozenset(

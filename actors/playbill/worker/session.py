@@ -19,7 +19,7 @@ from playbill.broker.port import Delivery, Intake, Outgoing
 from playbill.errors import StoreError
 from playbill.observe import events
 from playbill.observe.log import get_logger
-from playbill.store.port import Claimed, ClaimRef, ErrorRecord, Finish, Outcome, WorkerInfo
+from playbill.store.values import Claimed, ClaimRef, ErrorRecord, Finish, Outcome, WorkerInfo
 from playbill.worker.consumer import BrokerConsumer, JobConsumer, StoreConsumer
 from playbill.worker.finisher import Finisher
 from playbill.worker.heartbeat import Heartbeat

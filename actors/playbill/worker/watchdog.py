@@ -11,7 +11,7 @@ from dramatiq.middleware import TimeLimitExceeded
 from playbill.errors import PlaybillError
 from playbill.observe import events
 from playbill.observe.log import get_logger
-from playbill.store.port import Outcome
+from playbill.store.values import Outcome
 from playbill.worker.interrupts import CancelInterrupt, LeaseLostInterrupt
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import pytest
 
 from playbill.settings import Settings
 from playbill.store import open_store
-from playbill.store.port import ClaimRef, ErrorRecord, Finish, Handover, NewJob, Outcome, ParkedMessage, Store
+from playbill.store.port import Store
+from playbill.store.values import ClaimRef, ErrorRecord, Finish, Handover, NewJob, Outcome, ParkedMessage
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq

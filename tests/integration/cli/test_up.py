@@ -14,7 +14,8 @@ import pytest
 
 from playbill.settings import Settings
 from playbill.store import open_store
-from playbill.store.port import JobFilter, Store
+from playbill.store.port import Store
+from playbill.store.values import JobFilter
 from tests.support.waiting import eventually
 
 JOBS = """

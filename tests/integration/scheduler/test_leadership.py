@@ -11,7 +11,7 @@ import pytest
 from playbill.policy.states import JobStatus
 from playbill.settings import Settings
 from playbill.store.migrate import migrate
-from playbill.store.port import Handover
+from playbill.store.values import Handover
 from tests.integration.scheduler.work import new_job, worker_info
 from tests.support.waiting import eventually
 

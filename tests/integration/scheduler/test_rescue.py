@@ -12,7 +12,7 @@ from playbill.errors import StoreError
 from playbill.policy.states import JobStatus
 from playbill.settings import Settings
 from playbill.store.migrate import migrate
-from playbill.store.port import Handover
+from playbill.store.values import Handover
 from tests.integration.scheduler.proxy import Proxy
 from tests.integration.scheduler.work import QUICK, new_job, worker_info
 from tests.support.waiting import eventually

@@ -10,7 +10,7 @@ from playbill.policy.states import JobStatus
 from playbill.scheduler import missing
 from playbill.settings import Settings
 from playbill.store.migrate import migrate
-from playbill.store.port import ClaimRef, Handover, QueuePolicy
+from playbill.store.values import ClaimRef, Handover, QueuePolicy
 from tests.integration.scheduler.work import bodies, new_job, worker_info
 from tests.support.waiting import eventually
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playbill.store.port import NewJob, WorkerInfo
+from playbill.store.values import NewJob, WorkerInfo
 
 #: Short leases, so that tests of their ends are short too.
 QUICK = {"lease_s": 2.0, "heartbeat_s": 0.2, "leader_lease_s": 2.0, "relay_after_s": 0.5}

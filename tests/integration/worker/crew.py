@@ -13,7 +13,7 @@ from typing import Any
 
 import playbill
 from playbill.policy.states import JobStatus
-from playbill.store.port import JobFilter, JobRow, WorkerRow
+from playbill.store.values import JobFilter, JobRow, WorkerRow
 from tests.faults.audit import Expected
 from tests.faults.stage import DEADLINE_S, Process, Stage
 from tests.integration.worker import jobs

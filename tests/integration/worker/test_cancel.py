@@ -8,7 +8,7 @@ import pytest
 
 from playbill.policy.states import JobStatus
 from playbill.settings import Settings
-from playbill.store.port import CancelAnswer
+from playbill.store.values import CancelAnswer
 from tests.integration.worker.crew import Crew
 
 IMPATIENT = {"heartbeat_s": 0.2, "cancel_grace_s": 0.3, "time_limit_grace_s": 0.3, "drain_grace_s": 60}

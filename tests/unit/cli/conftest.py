@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from playbill import client
 from playbill.cli.app import app
 from playbill.settings import load
-from playbill.store.port import Claimed, ErrorRecord, Finish, Handover, NewJob, Outcome, WorkerInfo
 from playbill.store.sql import SqlStore, open_sql_store
+from playbill.store.values import Claimed, ErrorRecord, Finish, Handover, NewJob, Outcome, WorkerInfo
 
 Run = Callable[..., Result]
 

@@ -9,7 +9,7 @@ import pytest
 
 from playbill.cli import boundary, exits
 from playbill.errors import BrokerUnavailableError, PlaybillError, StoreTooNewError
-from playbill.store.port import ParkedMessage
+from playbill.store.values import ParkedMessage
 
 from .conftest import Kit, Run, assert_error
 

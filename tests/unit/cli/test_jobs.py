@@ -11,7 +11,7 @@ import dramatiq
 import pytest
 import yaml
 
-from playbill.store.port import Outcome, ProgressUpdate
+from playbill.store.values import Outcome, ProgressUpdate
 
 from .conftest import Kit, Run, assert_error
 
@@ -137,7 +137,7 @@ def test_secrets_of_another_job_in_arguments_and_options_are_masked_too(kit: Kit
 
 
 def test_a_message_that_cannot_be_decoded_is_shown_as_such(kit: Kit, rows: Rows) -> None:
-    from playbill.store.port import Handover, NewJob
+    from playbill.store.values import Handover, NewJob
 
     kit.store.insert([NewJob("odd", "mail", "send", b"\xff not json")], handover=Handover.STORE)
     assert "cannot be decoded" in rows("jobs", "show", "odd")["message_problem"]
@@ -199,7 +199,7 @@ def test_retry_tells_of_keys_that_are_taken(kit: Kit, run: Run) -> None:
 
 
 def _error(text: str) -> Any:
-    from playbill.store.port import ErrorRecord
+    from playbill.store.values import ErrorRecord
 
     return ErrorRecord("ValueError", text, f"Traceback: {text}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import dramatiq
 
-from playbill.store.port import ParkedMessage
+from playbill.store.values import ParkedMessage
 
 from .conftest import Kit, Run, assert_error
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from playbill.store.port import Finish, Handover, Outcome, ProgressUpdate
+from playbill.store.values import Finish, Handover, Outcome, ProgressUpdate
 from tests.support.waiting import eventually
 
 from .conftest import Kit, Run

@@ -12,7 +12,7 @@ from playbill.observe.metrics import metrics
 from playbill.scheduler.missing import MISSING_S
 from playbill.scheduler.service import Scheduler
 from playbill.settings import Settings
-from playbill.store.port import Handover, Publishable, QueueCounts, Rescued
+from playbill.store.values import Handover, Publishable, QueueCounts, Rescued
 
 
 class Clock:

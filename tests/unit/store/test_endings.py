@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playbill.store.archive import HISTORY_LIMIT, MESSAGE_LIMIT, TRACEBACK_LIMIT, cut, with_entry
-from playbill.store.port import ErrorRecord
 from playbill.store.tables import from_ms, to_ms
+from playbill.store.values import ErrorRecord
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ import pytest
 
 from playbill.errors import StoreError, StoreUnavailableError
 from playbill.settings import Settings
-from playbill.store.port import Finish, Finished, Handover, Outcome, ProgressUpdate
+from playbill.store.values import Finish, Finished, Handover, Outcome, ProgressUpdate
 from playbill.worker.finisher import Finisher
 from tests.support.waiting import eventually
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from playbill.errors import StoreUnavailableError
-from playbill.store.port import CancelAnswer
+from playbill.store.values import CancelAnswer
 from playbill.worker import heartbeat as module
 from playbill.worker.heartbeat import resident_mb
 from tests.support.waiting import eventually

@@ -7,7 +7,7 @@ import pytest
 from dramatiq.brokers.stub import StubBroker
 
 from playbill.settings import Settings
-from playbill.store.port import QueuePolicy
+from playbill.store.values import QueuePolicy
 from playbill.worker.policies import Policies
 
 

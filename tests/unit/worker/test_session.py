@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from playbill.policy.states import JobStatus
-from playbill.store.port import Outcome
+from playbill.store.values import Outcome
 from tests.support.waiting import eventually
 
 PARTS = ("finisher", "heartbeat", "watchdog")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from dramatiq.middleware import TimeLimitExceeded
 
-from playbill.store.port import Outcome
+from playbill.store.values import Outcome
 from playbill.worker.interrupts import CancelInterrupt, LeaseLostInterrupt
 from playbill.worker.watchdog import STALL_S
 
